@@ -1,0 +1,132 @@
+/**
+ * What the pool tells and takes, in the shapes the API and the command line show. Sizes are
+ * bytes, times are milliseconds since 1970. A *disk name* is `volume` or `volume@snapshot`.
+ */
+
+export interface SnapshotInfo {
+  /** `volume@snapshot`. */
+  name: string
+  volume: string
+  snapshot: string
+  sizeBytes: number
+  /** Bytes that have a block of their own in its map. */
+  mappedBytes: number
+  createdMs: number
+  holds: string[]
+}
+
+export interface VolumeInfo {
+  name: string
+  id: number
+  sizeBytes: number
+  mappedBytes: number
+  createdMs: number
+  /** The disk it was cloned from, while that is known: `volume` or `volume@snapshot`. */
+  origin: string | null
+  labels: Record<string, string>
+  holds: string[]
+  /** Clients that have it open now. */
+  clients: string[]
+  snapshots: SnapshotInfo[]
+}
+
+export interface PoolInfo {
+  id: string
+  path: string
+  formatVersion: number
+  createdMs: number
+  /** Of all volumes. */
+  logicalBytes: number
+  /** Of all volumes, shared blocks counted as often as they are mapped. */
+  mappedBytes: number
+  /** What the pool's files take on their disk. */
+  physicalBytes: number
+  /** 0: no limit but the disk's. */
+  capacityBytes: number
+  freeBytes: number
+  volumeCount: number
+  snapshotCount: number
+  segmentCount: number
+  /** Null, or why the pool stopped taking writes. */
+  failure: string | null
+}
+
+export interface CreateVolume {
+  name: string
+  sizeBytes: number
+  labels?: Record<string, string>
+}
+
+export interface RemoveRequest {
+  names: string[]
+  /** Also the snapshots of a named volume. Without it a volume that has any is refused. */
+  recursive: boolean
+  /** Remove nothing, say what it would free. */
+  dryRun: boolean
+}
+
+export interface RemoveReport {
+  removed: string[]
+  /** Bytes that no other disk refers to; physical space follows at the next reclaim. */
+  freedBytes: number
+}
+
+export interface ReclaimReport {
+  /** Blocks reachable from any disk. */
+  liveBytes: number
+  deletedSegmentCount: number
+  punchedBytes: number
+  physicalBeforeBytes: number
+  physicalAfterBytes: number
+}
+
+export interface DiffExtent {
+  offsetBytes: number
+  lengthBytes: number
+  /** `data`: the later disk has a block here; `zero`: it reads as zeros. */
+  kind: 'data' | 'zero'
+}
+
+export interface ReclaimProgress {
+  phase: 'checkpoint' | 'mark' | 'sweep'
+  done: number
+  total: number
+}
+
+/** A volume being filled outside the log; nothing of it is visible until `commit`. */
+export interface BulkImport {
+  /**
+   * Adds `bytes` (whole blocks) at `offsetBytes` (a multiple of 4096); ranges ascend and do not
+   * overlap. Zero blocks are found and left unmapped. `bytes` may be reused when it resolves.
+   */
+  write(offsetBytes: number, bytes: Uint8Array): Promise<void>
+  /** Makes it durable and gives it its name. */
+  commit(): Promise<VolumeInfo>
+  /** Gives everything back. Idempotent, also after a failure. */
+  abort(): Promise<void>
+}
+
+/** The control operations of an open pool. Each rejects with a VarveError. */
+export interface PoolOperations {
+  info(): Promise<PoolInfo>
+  /** Every volume with its snapshots, by name. */
+  volumes(): Promise<VolumeInfo[]>
+  volume(name: string): Promise<VolumeInfo>
+  create(request: CreateVolume): Promise<VolumeInfo>
+  /** `names`: `volume@snapshot` each, of different volumes; all in one record, all or nothing. */
+  snapshot(names: string[]): Promise<SnapshotInfo[]>
+  /** `source`: any disk; all `names` in one step, all or nothing. */
+  clone(source: string, names: string[]): Promise<VolumeInfo[]>
+  /** `name`: `volume@snapshot`. The volume's content becomes the snapshot's; newer snapshots stay. */
+  restore(name: string): Promise<VolumeInfo>
+  remove(request: RemoveRequest): Promise<RemoveReport>
+  /** A volume (`to` is a volume name) or a snapshot (`to` is `volume@snapshot` of the same volume). */
+  rename(from: string, to: string): Promise<void>
+  resize(name: string, sizeBytes: number, allowShrink: boolean): Promise<VolumeInfo>
+  hold(name: string, tag: string): Promise<void>
+  release(name: string, tag: string): Promise<void>
+  /** What differs between two disks; `from` null: everything mapped in `to`. Ascending, merged. */
+  diff(from: string | null, to: string): AsyncIterable<DiffExtent>
+  reclaim(signal?: AbortSignal, progress?: (progress: ReclaimProgress) => void): Promise<ReclaimReport>
+  beginImport(request: CreateVolume): Promise<BulkImport>
+}
