@@ -1,9 +1,9 @@
 /** Units and their conversions, all in one place. Sizes and offsets are bytes unless named. */
 
 export const KIB = 1024
-export const MIB = 1024 * KIB
-export const GIB = 1024 * MIB
-export const TIB = 1024 * GIB
+export const MIB: number = 1024 * KIB
+export const GIB: number = 1024 * MIB
+export const TIB: number = 1024 * GIB
 
 /** The unit of mapping, dedup and checksum. */
 export const BLOCK_SIZE_BYTES = 4096

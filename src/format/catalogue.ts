@@ -1,0 +1,279 @@
+/**
+ * The catalogue on disk: what has a name. It exists in two forms, both in *parts*, a part being
+ * the blocks of one record entry:
+ *
+ *     0   8  magic "VARVCAT1"
+ *     8   4  kind: 1 operation, 2 full, 3 delta
+ *    12   4  payload length in bytes
+ *    16   4  segment \
+ *    20   4  slot     > the part written before this one, zeros for the first part of a full
+ *    24   4  blocks  /
+ *    28   4  zero
+ *    32   …  payload: UTF-8, one JSON value a line
+ *
+ * An *operation* (entry kind `operation`) is journalled when it happens: one line, one change,
+ * relative to the state the log has at that point. A checkpoint writes a *delta* (the disks that
+ * changed since the checkpoint before, with their map roots, and the ids that went) or, when the
+ * deltas have outgrown it, a *full*. The superblock names the newest part; following `previous`
+ * back to the beginning of a full and applying forward gives the catalogue of the checkpoint.
+ *
+ * JSON, because names and labels are text of any length, a disk's line is rarely read and never
+ * on the data path, and a person with `dd` can read it. The bytes are covered by the record's
+ * block checksums.
+ */
+import { assert } from '../base/assert.ts'
+import { CorruptionError } from '../base/errors.ts'
+import { layout } from '../base/layout.ts'
+import { RECORD_BLOCK_COUNT_MAX } from './record.ts'
+import { PAGE_SIZE_BYTES, hasMagic, writeMagic } from './page.ts'
+
+export const CATALOGUE_MAGIC = 'VARVCAT1'
+export const PartKind = { operation: 1, full: 2, delta: 3 } as const
+export type PartKind = (typeof PartKind)[keyof typeof PartKind]
+
+const FIELD = layout({
+  magic: 8,
+  kind: 4,
+  payloadBytes: 4,
+  segment: 4,
+  slot: 4,
+  blockCount: 4,
+  reserved: 4,
+})
+assert(FIELD.endOffset === 32, 'the part is as drawn')
+
+/** A part fits one record. */
+export const PART_PAYLOAD_BYTES_MAX: number =
+  RECORD_BLOCK_COUNT_MAX * PAGE_SIZE_BYTES - FIELD.endOffset
+
+/** Where a part lies; zeros for none. */
+export interface PartAddress {
+  segment: number
+  slot: number
+  blockCount: number
+}
+
+/** A map root's node address, or null for a disk with nothing mapped. */
+export type RootAddress = readonly [segment: number, slot: number] | null
+
+export interface DiskState {
+  id: number
+  name: string
+  kind: 'volume' | 'snapshot'
+  /** The volume a snapshot belongs to; a volume's own id. */
+  volumeId: number
+  sizeBytes: number
+  root: RootAddress
+  createdMs: number
+  originId: number | null
+  labels: Record<string, string>
+  holds: string[]
+}
+
+export type CatalogueOperation =
+  | {
+      op: 'create'
+      id: number
+      name: string
+      sizeBytes: number
+      createdMs: number
+      labels: Record<string, string>
+      /** What an import brought: its finished map and the bulk segments that hold its blocks. */
+      root: RootAddress
+      segmentIds: number[]
+    }
+  | { op: 'snapshot'; createdMs: number; snapshots: { id: number; volumeId: number; name: string }[] }
+  | { op: 'clone'; createdMs: number; sourceId: number; clones: { id: number; name: string }[] }
+  | { op: 'restore'; volumeId: number; snapshotId: number }
+  | { op: 'remove'; ids: number[] }
+  | { op: 'rename'; id: number; name: string }
+  | { op: 'resize'; id: number; sizeBytes: number }
+  | { op: 'hold'; id: number; tag: string }
+  | { op: 'release'; id: number; tag: string }
+
+/** One line of a full or delta part. */
+export type CatalogueLine = { disk: DiskState } | { removed: number[] }
+
+export interface Part {
+  kind: PartKind
+  previous: PartAddress
+  lines: unknown[]
+}
+
+/** The blocks of a part: whole pages, zero-padded. */
+export function encodePart(kind: PartKind, previous: PartAddress, payload: string): Uint8Array {
+  const text = Buffer.from(payload, 'utf8')
+  assert(text.length <= PART_PAYLOAD_BYTES_MAX, 'a catalogue part fits one record')
+  const blockCount = Math.ceil((FIELD.endOffset + text.length) / PAGE_SIZE_BYTES)
+  const bytes = new Uint8Array(blockCount * PAGE_SIZE_BYTES)
+  const view = new DataView(bytes.buffer)
+  writeMagic(view, CATALOGUE_MAGIC)
+  view.setUint32(FIELD.kind, kind, true)
+  view.setUint32(FIELD.payloadBytes, text.length, true)
+  view.setUint32(FIELD.segment, previous.segment, true)
+  view.setUint32(FIELD.slot, previous.slot, true)
+  view.setUint32(FIELD.blockCount, previous.blockCount, true)
+  bytes.set(text, FIELD.endOffset)
+  return bytes
+}
+
+function corrupt(fact: string): CorruptionError {
+  return new CorruptionError('catalogue-corrupt', `the catalogue is damaged: ${fact}`, {
+    hint: 'run "varve check" on the pool',
+  })
+}
+
+/** Throws CorruptionError `catalogue-corrupt` for anything that is not a part. */
+export function decodePart(bytes: Uint8Array): Part {
+  if (bytes.length < FIELD.endOffset) throw corrupt('a part is cut short')
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  if (!hasMagic(view, CATALOGUE_MAGIC)) throw corrupt('a part has no magic')
+  const kind = view.getUint32(FIELD.kind, true)
+  if (kind !== PartKind.operation && kind !== PartKind.full && kind !== PartKind.delta) {
+    throw corrupt(`unknown kind of part ${kind}`)
+  }
+  const payloadBytes = view.getUint32(FIELD.payloadBytes, true)
+  if (payloadBytes > bytes.length - FIELD.endOffset) throw corrupt('a part is longer than its blocks')
+  const text = Buffer.from(bytes.buffer, bytes.byteOffset + FIELD.endOffset, payloadBytes)
+  const previous = {
+    segment: view.getUint32(FIELD.segment, true),
+    slot: view.getUint32(FIELD.slot, true),
+    blockCount: view.getUint32(FIELD.blockCount, true),
+  }
+  if (previous.blockCount > RECORD_BLOCK_COUNT_MAX) throw corrupt('a part names an oversized one')
+  try {
+    const lines = text
+      .toString('utf8')
+      .split('\n')
+      .filter((line) => line.length > 0)
+      .map((line): unknown => JSON.parse(line))
+    return { kind, previous, lines }
+  } catch (error) {
+    if (error instanceof SyntaxError) throw corrupt(`a line is not JSON: ${error.message}`)
+    throw error
+  }
+}
+
+type Fields = Record<string, unknown>
+
+function fields(value: unknown, what: string): Fields {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw corrupt(`${what} is not an object`)
+  }
+  return value as Fields
+}
+
+function number(from: Fields, key: string): number {
+  const value = from[key]
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) {
+    throw corrupt(`"${key}" is not a whole number`)
+  }
+  return value
+}
+
+function text(from: Fields, key: string): string {
+  const value = from[key]
+  if (typeof value !== 'string') throw corrupt(`"${key}" is not text`)
+  return value
+}
+
+function list(from: Fields, key: string): unknown[] {
+  const value = from[key]
+  if (!Array.isArray(value)) throw corrupt(`"${key}" is not a list`)
+  return value
+}
+
+function numbers(from: Fields, key: string): number[] {
+  return list(from, key).map((value) => number({ [key]: value }, key))
+}
+
+function texts(from: Fields, key: string): string[] {
+  return list(from, key).map((value) => text({ [key]: value }, key))
+}
+
+function textMap(from: Fields, key: string): Record<string, string> {
+  const map = fields(from[key], `"${key}"`)
+  for (const name of Object.keys(map)) text(map, name)
+  return map as Record<string, string>
+}
+
+function root(from: Fields): RootAddress {
+  if (from.root === null) return null
+  const [segment, slot, ...rest] = numbers(from, 'root')
+  if (segment === undefined || slot === undefined || rest.length > 0) throw corrupt('"root" is no address')
+  return [segment, slot]
+}
+
+/** Checks one line of a full or delta part. */
+export function verifyLine(value: unknown): CatalogueLine {
+  const line = fields(value, 'a line')
+  if (line.removed !== undefined) return { removed: numbers(line, 'removed') }
+  const disk = fields(line.disk, '"disk"')
+  const kind = text(disk, 'kind')
+  if (kind !== 'volume' && kind !== 'snapshot') throw corrupt(`unknown kind of disk "${kind}"`)
+  return {
+    disk: {
+      id: number(disk, 'id'),
+      name: text(disk, 'name'),
+      kind,
+      volumeId: number(disk, 'volumeId'),
+      sizeBytes: number(disk, 'sizeBytes'),
+      root: root(disk),
+      createdMs: number(disk, 'createdMs'),
+      originId: disk.originId === null ? null : number(disk, 'originId'),
+      labels: textMap(disk, 'labels'),
+      holds: texts(disk, 'holds'),
+    },
+  }
+}
+
+/** Checks one journalled operation. */
+export function verifyOperation(value: unknown): CatalogueOperation {
+  const line = fields(value, 'an operation')
+  const op = text(line, 'op')
+  switch (op) {
+    case 'create':
+      return {
+        op,
+        id: number(line, 'id'),
+        name: text(line, 'name'),
+        sizeBytes: number(line, 'sizeBytes'),
+        createdMs: number(line, 'createdMs'),
+        labels: textMap(line, 'labels'),
+        root: root(line),
+        segmentIds: numbers(line, 'segmentIds'),
+      }
+    case 'snapshot':
+      return {
+        op,
+        createdMs: number(line, 'createdMs'),
+        snapshots: list(line, 'snapshots').map((entry) => {
+          const one = fields(entry, 'a snapshot')
+          return { id: number(one, 'id'), volumeId: number(one, 'volumeId'), name: text(one, 'name') }
+        }),
+      }
+    case 'clone':
+      return {
+        op,
+        createdMs: number(line, 'createdMs'),
+        sourceId: number(line, 'sourceId'),
+        clones: list(line, 'clones').map((entry) => {
+          const one = fields(entry, 'a clone')
+          return { id: number(one, 'id'), name: text(one, 'name') }
+        }),
+      }
+    case 'restore':
+      return { op, volumeId: number(line, 'volumeId'), snapshotId: number(line, 'snapshotId') }
+    case 'remove':
+      return { op, ids: numbers(line, 'ids') }
+    case 'rename':
+      return { op, id: number(line, 'id'), name: text(line, 'name') }
+    case 'resize':
+      return { op, id: number(line, 'id'), sizeBytes: number(line, 'sizeBytes') }
+    case 'hold':
+    case 'release':
+      return { op, id: number(line, 'id'), tag: text(line, 'tag') }
+    default:
+      throw corrupt(`unknown operation "${op}"`)
+  }
+}
