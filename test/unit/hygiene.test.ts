@@ -1,0 +1,219 @@
+/** The rules of the house that a machine can hold. Each failure names the file, line and reason. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, sep } from 'node:path'
+import t from 'tap'
+import ts from 'typescript'
+import { summarize } from '../../tools/test-summary/summarize.ts'
+
+const COLUMN_COUNT_MAX = 100
+const FUNCTION_LINE_COUNT_MAX = 70
+const FILE_LINE_COUNT_MAX = 800
+
+interface SourceFile {
+  path: string
+  text: string
+  lines: string[]
+}
+
+interface Layer {
+  may: string[]
+  why: string
+}
+
+const root = findRoot(import.meta.dirname)
+const { layers } = JSON.parse(readFileSync(join(root, 'tools/layers.json'), 'utf8')) as {
+  layers: Record<string, Layer>
+}
+const sources = ['src', 'test', 'tools', 'native'].flatMap((folder) => readSources(folder))
+const typescript = sources.filter((source) => source.path.endsWith('.ts'))
+
+function findRoot(start: string): string {
+  for (let folder = start; folder !== dirname(folder); folder = dirname(folder)) {
+    try {
+      const text = readFileSync(join(folder, 'package.json'), 'utf8')
+      if ((JSON.parse(text) as { name?: string }).name === 'varve') return folder
+    } catch {
+      // Not here: look further up.
+    }
+  }
+  throw new Error(`no package.json named varve above ${start}`)
+}
+
+function readSources(folder: string): SourceFile[] {
+  return readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !entry.parentPath.includes(`native${sep}build`))
+    .map((entry) => join(entry.parentPath, entry.name))
+    .filter((path) => /\.(ts|c|h|sh)$/.test(path) || /^#!/.test(readFileSync(path, 'utf8')))
+    .map((path) => {
+      const text = readFileSync(path, 'utf8')
+      return { path: relative(root, path), text, lines: text.split('\n') }
+    })
+}
+
+/** Every line of `files` for which `judge` gives a reason. */
+function complaints(
+  files: SourceFile[],
+  judge: (line: string, file: SourceFile) => string | null,
+): string[] {
+  return files.flatMap((file) =>
+    file.lines.flatMap((line, index) => {
+      const reason = judge(line, file)
+      return reason === null ? [] : [`${file.path}:${index + 1}: ${reason}`]
+    }),
+  )
+}
+
+function parse(source: { path: string; text: string }): ts.SourceFile {
+  return ts.createSourceFile(source.path, source.text, ts.ScriptTarget.Latest, true)
+}
+
+/** Functions of a file that are too long, by their first line. */
+function longFunctions(source: { path: string; text: string }): string[] {
+  const file = parse(source)
+  const found: string[] = []
+  const visit = (node: ts.Node): void => {
+    if (ts.isFunctionLike(node)) {
+      const first = file.getLineAndCharacterOfPosition(node.getStart()).line
+      const last = file.getLineAndCharacterOfPosition(node.getEnd()).line
+      const count = last - first + 1
+      if (count > FUNCTION_LINE_COUNT_MAX) {
+        found.push(`${source.path}:${first + 1}: a function of ${count} lines`)
+      }
+    }
+    ts.forEachChild(node, visit)
+  }
+  visit(file)
+  return found
+}
+
+/** Module specifiers of a file: imports, re-exports, `import()` and `import('…').Type`. */
+function importsOf(source: { path: string; text: string }): string[] {
+  const found: string[] = []
+  const visit = (node: ts.Node): void => {
+    if (ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) {
+      const specifier = node.moduleSpecifier
+      if (specifier !== undefined && ts.isStringLiteral(specifier)) found.push(specifier.text)
+    } else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
+      const specifier = node.arguments[0]
+      if (ts.isStringLiteral(specifier)) found.push(specifier.text)
+    } else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument)) {
+      if (ts.isStringLiteral(node.argument.literal)) found.push(node.argument.literal.text)
+    }
+    ts.forEachChild(node, visit)
+  }
+  visit(parse(source))
+  return found
+}
+
+/** Why a file may not import what it imports. Exports are layers of their own, one a folder. */
+function layerComplaints(source: { path: string; text: string }): string[] {
+  const [area, layer, ...rest] = source.path.split(sep)
+  if (area !== 'src') return []
+  if (!(layer in layers)) return [`${source.path}: src/${layer} is not in tools/layers.json`]
+  const { may, why } = layers[layer]
+  return importsOf(source).flatMap((specifier) => {
+    if (!specifier.startsWith('.')) {
+      const isBuiltin = specifier.startsWith('node:')
+      if (layer !== 'base' || isBuiltin || specifier === 'xxhash-wasm') return []
+      return [`${source.path} imports ${specifier}: ${why}`]
+    }
+    const target = join(dirname(source.path), specifier).split(sep)
+    const reason = `${source.path} imports ${specifier}: ${why}`
+    if (target[0] !== 'src') return [`${source.path} imports ${specifier}: it is not part of src`]
+    if (target[1] === 'export' && target[2] === 'target.ts' && may.includes('export/target'))
+      return []
+    if (target[1] !== layer) return may.includes(target[1]) ? [] : [reason]
+    const isOtherExport = layer === 'export' && rest.length > 1 && target[2] !== rest[0]
+    return isOtherExport ? [reason] : []
+  })
+}
+
+t.test('files, functions and lines stay short', async (t) => {
+  const wide = complaints(sources, (line) => {
+    const columnCount = Array.from(line).length
+    return columnCount > COLUMN_COUNT_MAX ? `${columnCount} columns` : null
+  })
+  const tall = sources
+    .filter((source) => source.lines.length - 1 > FILE_LINE_COUNT_MAX)
+    .map((source) => `${source.path}: ${source.lines.length - 1} lines`)
+  t.strictSame(wide, [], `at most ${COLUMN_COUNT_MAX} columns`)
+  t.strictSame(tall, [], `at most ${FILE_LINE_COUNT_MAX} lines a file`)
+  const long = typescript.flatMap(longFunctions)
+  t.strictSame(long, [], `at most ${FUNCTION_LINE_COUNT_MAX} lines a function`)
+})
+
+t.test('nothing is left over', async (t) => {
+  // Spelled apart, so that this file does not complain about itself.
+  const notes = ['TO' + 'DO', 'FIX' + 'ME', 'X' + 'XX', 'HA' + 'CK']
+  const leftovers: [RegExp, string][] = [
+    [new RegExp(`\\b(${notes.join('|')})\\b`), 'a note to oneself'],
+    [new RegExp('(eslint-dis' + 'able|prettier-ig' + 'nore)'), 'a rule switched off'],
+    [new RegExp('@ts-' + '(ignore|nocheck|expect-error)'), 'a type error silenced'],
+    [new RegExp('\\.' + '(only|skip)\\('), 'a test chosen or skipped by hand'],
+    [new RegExp('\\bdebug' + 'ger\\b'), 'a breakpoint'],
+    [/[ \t]+$/, 'blanks at the end of the line'],
+  ]
+  const found = complaints(sources, (line) => {
+    const leftover = leftovers.find(([pattern]) => pattern.test(line))
+    return leftover === undefined ? null : leftover[1]
+  })
+  t.strictSame(found, [])
+})
+
+t.test('a file is named after its one subject', async (t) => {
+  const vague = /(^|[-/])(utils?|helpers?|managers?|misc|common|stuff)([-./]|$)/
+  const found = sources.map((source) => source.path).filter((path) => vague.test(path))
+  t.strictSame(found, [], 'no folder of things that belong nowhere')
+  const shouting = typescript
+    .map((source) => source.path)
+    .filter((path) => !/^[a-z0-9./-]+$/.test(path))
+  t.strictSame(shouting, [], 'names are lower-case words joined by hyphens')
+  const declared = complaints(typescript, (line) => {
+    const match = /\b(?:class|interface|function)\s+(\w*(?:Manager|Helper|Util)s?)\b/.exec(line)
+    return match === null ? null : `${match[1]} does not say what it is`
+  })
+  t.strictSame(declared, [])
+})
+
+t.test('imports keep to the layers of the design', async (t) => {
+  t.strictSame(typescript.flatMap(layerComplaints), [])
+})
+
+t.test('the checks above can fail', async (t) => {
+  const judge = (path: string, text: string) => layerComplaints({ path, text }).length
+  t.equal(judge('src/map/a.ts', "import type { Io } from '../io/io.ts'"), 1, 'map → io')
+  t.equal(judge('src/pool/a.ts', "import { x } from '../export/nbd/server.ts'"), 1, 'pool → nbd')
+  t.equal(judge('src/pool/a.ts', "import type { T } from '../export/target.ts'"), 0)
+  t.equal(judge('src/export/nbd/a.ts', "export * from '../fuse/server.ts'"), 1, 'nbd → fuse')
+  t.equal(judge('src/export/nbd/a.ts', "export * from './server.ts'"), 0)
+  t.equal(judge('src/export/nbd/a.ts', "import '../target.ts'"), 0)
+  t.equal(judge('src/base/a.ts', "const x = await import('lru-cache')"), 1, 'base → a package')
+  t.equal(judge('src/api/a.ts', "let x: import('../pool/types.ts').PoolInfo"), 1, 'a type')
+  t.equal(judge('src/cli/a.ts', "import '../../tools/tour.ts'"), 1, 'src → tools')
+  t.equal(judge('src/elsewhere/a.ts', ''), 1, 'a folder that is in no layer')
+  const body = 'x()\n'.repeat(FUNCTION_LINE_COUNT_MAX - 2)
+  t.equal(longFunctions({ path: 'a.ts', text: `function f() {\n${body}}` }).length, 0)
+  t.equal(longFunctions({ path: 'a.ts', text: `function f() {\n\n${body}}` }).length, 1)
+})
+
+t.test('the summary of a test run counts tests and never hides a failure', async (t) => {
+  const count = (lines: string[], exitCode = 0) => {
+    const { passed, failed } = summarize(lines.join('\n'), exitCode)
+    return [passed, failed]
+  }
+  const file = (ok: boolean, ...points: string[]) => [
+    '# Subtest: a.test.js',
+    ...points.map((point) => `    ${point}`),
+    `${ok ? 'ok' : 'not ok'} 1 - a.test.js # time=5ms`,
+  ]
+  t.strictSame(count([]), [0, 1], 'no results are a failure')
+  t.strictSame(count(file(true)), [0, 1], 'a file without tests is a failure')
+  t.strictSame(count(file(true, '    ok 1 - an assertion', 'ok 1 - one # time=1ms')), [1, 0])
+  t.strictSame(count(file(true, 'ok 1 - one # time=1ms {', '    ok 1 - x', '}')), [1, 0])
+  t.strictSame(count(file(false, 'ok 1 - one', 'not ok 2 - two # time=1ms')), [1, 1])
+  t.strictSame(count(file(false, 'ok 1 - one')), [1, 1], 'a file that fails after its tests')
+  t.strictSame(count(file(true, 'ok 1 - one', 'ok 2 - two # SKIP no tool')), [1, 0])
+  t.strictSame(count(file(true, 'ok 1 - one'), 1), [1, 1], 'an exit code nobody explains')
+  t.strictSame(count(['    ok 1 - one']), [1, 1], 'results cut short')
+  t.strictSame(count(file(true, 'ok 1 - one', '  ---', '  at: |', '    not ok 9', '  ...')), [1, 0])
+})
