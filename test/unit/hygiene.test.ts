@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative, sep } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
+import { projectRoot } from '../../tools/project.ts'
 import { summarize } from '../../tools/test-summary/summarize.ts'
 
 const COLUMN_COUNT_MAX = 100
@@ -20,33 +21,20 @@ interface Layer {
   why: string
 }
 
-const root = findRoot(import.meta.dirname)
-const { layers } = JSON.parse(readFileSync(join(root, 'tools/layers.json'), 'utf8')) as {
+const { layers } = JSON.parse(readFileSync(join(projectRoot, 'tools/layers.json'), 'utf8')) as {
   layers: Record<string, Layer>
 }
 const sources = ['src', 'test', 'tools', 'native'].flatMap((folder) => readSources(folder))
 const typescript = sources.filter((source) => source.path.endsWith('.ts'))
 
-function findRoot(start: string): string {
-  for (let folder = start; folder !== dirname(folder); folder = dirname(folder)) {
-    try {
-      const text = readFileSync(join(folder, 'package.json'), 'utf8')
-      if ((JSON.parse(text) as { name?: string }).name === 'varve') return folder
-    } catch {
-      // Not here: look further up.
-    }
-  }
-  throw new Error(`no package.json named varve above ${start}`)
-}
-
 function readSources(folder: string): SourceFile[] {
-  return readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+  return readdirSync(join(projectRoot, folder), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile() && !entry.parentPath.includes(`native${sep}build`))
     .map((entry) => join(entry.parentPath, entry.name))
     .filter((path) => /\.(ts|c|h|sh)$/.test(path) || /^#!/.test(readFileSync(path, 'utf8')))
     .map((path) => {
       const text = readFileSync(path, 'utf8')
-      return { path: relative(root, path), text, lines: text.split('\n') }
+      return { path: relative(projectRoot, path), text, lines: text.split('\n') }
     })
 }
 
