@@ -1,0 +1,100 @@
+/** A walk over all that one map refers to: the mark of mark-and-sweep. */
+import {
+  KIND_BLOCK,
+  KIND_HUGE,
+  KIND_NODE,
+  NODE_ENTRY_COUNT,
+  NODE_LEVEL_ROOT,
+  SLOT_MASK,
+} from '../format/node.ts'
+import { Lookup, leafRun } from './lookup.ts'
+import { KIND_DIRTY, dirtyChildAt, viewOf } from './map-node.ts'
+import type { NodeView } from './map-node.ts'
+import type { MapRoot } from './map-root.ts'
+import { PacedReader, healedKind } from './node-reader.ts'
+import type { NodeReader } from './node-reader.ts'
+
+export interface MapVisitor {
+  /** A node that has been written. False: seen before, what is below it is skipped. */
+  enterNode(segment: number, slot: number, level: number): boolean
+  /** Blocks at consecutive slots. */
+  blocks(segment: number, slot: number, count: number): void
+}
+
+/** Nodes read at once: one read after the other would leave the disk idle most of the time. */
+export const READ_AHEAD_COUNT = 32
+
+/**
+ * Nodes that have no address yet are passed through without `enterNode`, each time they are met.
+ * `root` must not change meanwhile: take a copy and raise the epoch of the volume. Flushing
+ * beside the walk is fine.
+ */
+export async function walkMap(
+  root: MapRoot,
+  visitor: MapVisitor,
+  reader: NodeReader,
+): Promise<void> {
+  const paced = new PacedReader(reader)
+  const named = root.dirtyNode() === null && root.word1 !== 0
+  if (named && !visitor.enterNode(root.word0, root.word1 & SLOT_MASK, NODE_LEVEL_ROOT)) return
+  const view = await paced.readRoot(root)
+  if (view !== null) await new Walk(visitor, paced).visit(view, NODE_LEVEL_ROOT)
+}
+
+class Walk {
+  readonly #visitor: MapVisitor
+  readonly #reader: PacedReader
+  readonly #run = new Lookup()
+
+  constructor(visitor: MapVisitor, reader: PacedReader) {
+    this.#visitor = visitor
+    this.#reader = reader
+  }
+
+  async visit(view: NodeView, level: number): Promise<void> {
+    if (level === 0) this.#visitLeaf(view.entries)
+    else await this.#visitChildren(view, level)
+  }
+
+  async #visitChildren(view: NodeView, level: number): Promise<void> {
+    const { entries } = view
+    let reads: Promise<NodeView>[] = []
+    for (let index = 0; index < NODE_ENTRY_COUNT; index += 1) {
+      const kind = healedKind(view, index)
+      const word0 = entries[2 * index]
+      const word1 = entries[2 * index + 1]
+      const slot = word1 & SLOT_MASK
+      if (kind === KIND_HUGE) {
+        this.#visitor.blocks(word0, slot, NODE_ENTRY_COUNT)
+      } else if (kind === KIND_DIRTY) {
+        // What is being read must not be left without a listener during another wait.
+        await this.#visitRead(reads, level - 1)
+        reads = []
+        const child = dirtyChildAt(view, index)
+        // It was written while we waited: look at the entry again, which has an address now.
+        if (child === null) index -= 1
+        else await this.visit(viewOf(child), level - 1)
+      } else if (kind === KIND_NODE && this.#visitor.enterNode(word0, slot, level - 1)) {
+        reads.push(this.#reader.read(word0, word1, level - 1))
+        if (reads.length === READ_AHEAD_COUNT) {
+          await this.#visitRead(reads, level - 1)
+          reads = []
+        }
+      }
+    }
+    await this.#visitRead(reads, level - 1)
+  }
+
+  async #visitRead(reads: readonly Promise<NodeView>[], level: number): Promise<void> {
+    if (reads.length === 0) return
+    for (const view of await Promise.all(reads)) await this.visit(view, level)
+  }
+
+  #visitLeaf(entries: Uint32Array): void {
+    const run = this.#run
+    for (let index = 0; index < NODE_ENTRY_COUNT; index += run.count) {
+      leafRun(entries, index, NODE_ENTRY_COUNT, run)
+      if (run.kind === KIND_BLOCK) this.#visitor.blocks(run.segment, run.slot, run.count)
+    }
+  }
+}
