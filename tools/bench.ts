@@ -1,0 +1,114 @@
+/**
+ * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
+ *
+ *     node dist/tools/bench.js nbd|snapshots|memory|recovery|clones [options]
+ */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { cpus, release, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { tryParseSize } from '../src/base/units.ts'
+import { benchClones } from './bench/clones.ts'
+import { benchMemory } from './bench/memory.ts'
+import { benchNbd } from './bench/nbd.ts'
+import { benchRecovery } from './bench/recovery.ts'
+import type { BenchOptions, BenchReport } from './bench/report.ts'
+import { SERVER_KINDS, type ServerKind } from './bench/servers.ts'
+import { benchSnapshots } from './bench/snapshots.ts'
+
+const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>> = {
+  nbd: benchNbd,
+  snapshots: benchSnapshots,
+  memory: benchMemory,
+  recovery: benchRecovery,
+  clones: benchClones,
+}
+
+const USAGE = `Usage: npm run bench -- BENCHMARK [options]
+
+  nbd         varve and qemu-nbd side by side, on the same work
+  snapshots   reading a volume with 1,000 snapshots and one with none, as pairs
+  memory      resident memory of varve serve while 20 GiB are moved
+  recovery    kill -9 with 1 GiB of log since the checkpoint, then the time to reopen
+  clones      1,000 clones of a 100 GiB volume in one command
+
+  --rounds N       how often each measurement is repeated (5)
+  --seconds N      how long each one takes (5)
+  --size SIZE      of the disk, e.g. 4G
+  --servers A,B    nbd only: of ${SERVER_KINDS.join(', ')} (varve,qemu-nbd)
+  --folder PATH    where to put pools and images (${tmpdir()})
+  --json           print all measurements as JSON instead of a table
+`
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      rounds: { type: 'string', default: '5' },
+      seconds: { type: 'string', default: '5' },
+      size: { type: 'string' },
+      servers: { type: 'string', default: 'varve,qemu-nbd' },
+      folder: { type: 'string', default: tmpdir() },
+      json: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  const name = positionals[0] ?? ''
+  if (values.help || positionals.length !== 1 || !(name in BENCHMARKS)) {
+    process.stdout.write(USAGE)
+    return values.help ? 0 : 2
+  }
+  const folder = mkdtempSync(join(values.folder, 'varve-bench-'))
+  try {
+    const report = await BENCHMARKS[name]({
+      rounds: wholeNumber(values.rounds, '--rounds'),
+      seconds: wholeNumber(values.seconds, '--seconds'),
+      sizeBytes: values.size === undefined ? undefined : sizeOf(values.size),
+      servers: serversOf(values.servers),
+      folder,
+      say: (message) => process.stderr.write(`${message}\n`),
+    })
+    const json = { apiVersion: 1, benchmark: name, host: describeHost(), ...report.json }
+    console.log(values.json ? JSON.stringify(json, null, 2) : report.text)
+    return 0
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+function wholeNumber(text: string, option: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1)
+    throw new Error(`${option} takes a whole number from 1`)
+  return value
+}
+
+function sizeOf(text: string): number {
+  const bytes = tryParseSize(text)
+  if (bytes === null) throw new Error(`--size ${text} is no size; write 4G or 512M`)
+  return bytes
+}
+
+function serversOf(text: string): ServerKind[] {
+  return text.split(',').map((name) => {
+    const kind = SERVER_KINDS.find((known) => known === name)
+    if (kind === undefined) throw new Error(`--servers takes ${SERVER_KINDS.join(', ')}`)
+    return kind
+  })
+}
+
+function describeHost(): Record<string, unknown> {
+  const memory = /MemTotal:\s+(\d+) kB/.exec(readFileSync('/proc/meminfo', 'utf8'))
+  return {
+    cpu: cpus()[0].model,
+    cpuCount: cpus().length,
+    memoryBytes: Number(memory?.[1]) * 1024,
+    kernel: release(),
+    node: process.version,
+  }
+}
+
+process.exitCode = await main().catch((error: unknown) => {
+  process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`)
+  return 1
+})

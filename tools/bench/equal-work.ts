@@ -1,0 +1,96 @@
+/**
+ * A comparison is only worth printing when both did the same work. Checked before measuring: a
+ * flush is offered and really brings data to the disk, and every block read is real data.
+ */
+import { spawn } from 'node:child_process'
+import { readFileSync, statSync } from 'node:fs'
+import { BLOCK_SIZE_BYTES, MIB } from '../../src/base/units.ts'
+import { run } from '../command.ts'
+import { fio } from './fio.ts'
+
+const FLUSHED_BYTES = 64 * MIB
+const SECTOR_SIZE_BYTES = 512
+
+export interface EqualWork {
+  /** Bytes that reached the block device by one flush of 64 MiB; null: there was no device. */
+  flushedBytes: number | null
+  blockCount: number
+}
+
+/** Rejects with the reason why this server's figures must not stand beside another's. */
+export async function verifyEqualWork(
+  uri: string,
+  folder: string,
+  sizeBytes: number,
+): Promise<EqualWork> {
+  const described = JSON.parse((await run('nbdinfo', ['--json', uri])).stdout) as {
+    exports: { 'export-size': number; can_flush: boolean; is_read_only: boolean }[]
+  }
+  const [disk] = described.exports
+  if (disk['export-size'] !== sizeBytes) {
+    throw new Error(`${uri} has ${disk['export-size']} bytes, not ${sizeBytes}`)
+  }
+  if (!disk.can_flush || disk.is_read_only) throw new Error(`${uri} takes no writes or flushes`)
+  const flushedBytes = await verifyFlush(uri, folder)
+  const blockCount = await verifyContent(uri)
+  if (blockCount * BLOCK_SIZE_BYTES !== sizeBytes) throw new Error(`${uri} was not read whole`)
+  return { flushedBytes, blockCount }
+}
+
+/** Writes 64 MiB and flushes: the device below `folder` must have been sent as much meanwhile. */
+async function verifyFlush(uri: string, folder: string): Promise<number | null> {
+  // What was written earlier must not count.
+  await run('sync', ['-f', folder])
+  const before = sentToDevice(folder)
+  const write = { name: 'flush', pattern: 'write', blockSizes: '1m', queueDepth: 8 } as const
+  await fio(uri, write, { sizeBytes: FLUSHED_BYTES, flushAtEnd: true, seed: 5 })
+  const after = sentToDevice(folder)
+  if (before === null || after === null) return null
+  // Other programs' writes can only add to it.
+  if (after - before < FLUSHED_BYTES) {
+    throw new Error(`${uri} answered a flush, but only ${after - before} bytes reached the disk`)
+  }
+  return after - before
+}
+
+/** Bytes written so far to the device that holds `folder`; null when that is no block device. */
+function sentToDevice(folder: string): number | null {
+  const device = statSync(folder).dev
+  // Linux's dev_t: minor in bits 0-7 and 20-31, major in bits 8-19.
+  const major = (device >>> 8) & 0xfff
+  const minor = (device & 0xff) | ((device >>> 12) & 0xfff00)
+  for (const line of readFileSync('/proc/diskstats', 'utf8').split('\n')) {
+    const fields = line.trim().split(/\s+/)
+    if (Number(fields[0]) === major && Number(fields[1]) === minor) {
+      return Number(fields[9]) * SECTOR_SIZE_BYTES
+    }
+  }
+  return null
+}
+
+/** Reads the whole export, which also warms the page cache; rejects at the first zero block. */
+function verifyContent(uri: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('nbdcopy', [uri, '-'], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const zeros = Buffer.alloc(BLOCK_SIZE_BYTES)
+    let pending: Buffer = Buffer.alloc(0)
+    let blockCount = 0
+    child.stdout.on('data', (chunk: Buffer) => {
+      const bytes = pending.length === 0 ? chunk : Buffer.concat([pending, chunk])
+      let offset = 0
+      for (; offset + BLOCK_SIZE_BYTES <= bytes.length; offset += BLOCK_SIZE_BYTES) {
+        if (bytes.compare(zeros, 0, BLOCK_SIZE_BYTES, offset, offset + BLOCK_SIZE_BYTES) === 0) {
+          child.kill()
+          reject(new Error(`block ${blockCount} of ${uri} is zero: nothing would be read`))
+          return
+        }
+        blockCount += 1
+      }
+      pending = bytes.subarray(offset)
+    })
+    child.once('error', reject)
+    child.once('close', (code) =>
+      code === 0 ? resolve(blockCount) : reject(new Error(`nbdcopy exited with ${code}`)),
+    )
+  })
+}

@@ -1,0 +1,107 @@
+/** One fio run over NBD, with the figures we use taken out of its JSON. */
+import { run } from '../command.ts'
+
+export interface Workload {
+  name: string
+  pattern: 'randread' | 'randwrite' | 'read' | 'write' | 'randrw'
+  /** fio's own notation, also of a split: `4k`, `4k/50:64k/50`. */
+  blockSizes: string
+  queueDepth: number
+}
+
+export interface FioLimits {
+  /** Part of the export that is used, from its start. */
+  sizeBytes: number
+  /** Ends the run after this time … */
+  seconds?: number
+  /** … or after this much was moved; 0: once over the size. */
+  totalBytes?: number
+  /** Requests a second at most. */
+  rateIops?: number
+  /** The same seed visits the same blocks in the same order. */
+  seed?: number
+  /** A flush at the end, inside the measured time. */
+  flushAtEnd?: boolean
+}
+
+export interface FioResult {
+  iops: number
+  bytesPerSecond: number
+  movedBytes: number
+  latencyMedianUs: number
+  latency99Us: number
+}
+
+interface FioDirection {
+  iops: number
+  bw_bytes: number
+  io_bytes: number
+  clat_ns: { percentile?: Record<string, number> }
+}
+
+interface FioReport {
+  jobs: { error: number; read: FioDirection; write: FioDirection }[]
+}
+
+/** The workloads of the comparison: the four that a VM's disk is judged by, both ways. */
+export const COMPARED_WORKLOADS: readonly Workload[] = [
+  { name: '4 KiB random read QD1', pattern: 'randread', blockSizes: '4k', queueDepth: 1 },
+  { name: '4 KiB random read QD32', pattern: 'randread', blockSizes: '4k', queueDepth: 32 },
+  { name: '4 KiB random write QD1', pattern: 'randwrite', blockSizes: '4k', queueDepth: 1 },
+  { name: '4 KiB random write QD32', pattern: 'randwrite', blockSizes: '4k', queueDepth: 32 },
+  { name: '128 KiB read QD8', pattern: 'read', blockSizes: '128k', queueDepth: 8 },
+  { name: '128 KiB write QD8', pattern: 'write', blockSizes: '128k', queueDepth: 8 },
+]
+
+/** Rejects when fio reports any error or moved nothing. */
+export async function fio(uri: string, workload: Workload, limits: FioLimits): Promise<FioResult> {
+  const report = await runFio(fioArguments(uri, workload, limits))
+  const job = report.jobs[0]
+  const directions = [job.read, job.write].filter((direction) => direction.io_bytes > 0)
+  if (job.error !== 0) throw new Error(`fio failed with errno ${job.error}: ${workload.name}`)
+  if (directions.length === 0) throw new Error(`fio moved nothing: ${workload.name}`)
+  const sum = (pick: (direction: FioDirection) => number): number =>
+    directions.reduce((total, direction) => total + pick(direction), 0)
+  // Of a mixed load, the slower direction's latency.
+  const percentileUs = (key: string): number =>
+    Math.max(...directions.map(({ clat_ns }) => clat_ns.percentile?.[key] ?? 0)) / 1000
+  return {
+    iops: sum(({ iops }) => iops),
+    bytesPerSecond: sum(({ bw_bytes }) => bw_bytes),
+    movedBytes: sum(({ io_bytes }) => io_bytes),
+    latencyMedianUs: percentileUs('50.000000'),
+    latency99Us: percentileUs('99.000000'),
+  }
+}
+
+function fioArguments(uri: string, workload: Workload, limits: FioLimits): string[] {
+  const isSplit = workload.blockSizes.includes('/')
+  const args = [
+    '--name=load',
+    '--ioengine=nbd',
+    `--uri=${uri}`,
+    `--rw=${workload.pattern}`,
+    `${isSplit ? '--bssplit' : '--bs'}=${workload.blockSizes}`,
+    `--iodepth=${workload.queueDepth}`,
+    `--size=${limits.sizeBytes}`,
+    `--randseed=${limits.seed ?? 1}`,
+    // fresh random bytes in every request: nothing to deduplicate or compress
+    '--refill_buffers',
+    '--norandommap',
+    '--output-format=json',
+  ]
+  if (limits.seconds !== undefined) {
+    args.push('--time_based', `--runtime=${limits.seconds}`, '--ramp_time=1')
+  }
+  if (limits.totalBytes !== undefined) args.push(`--io_size=${limits.totalBytes}`)
+  if (limits.rateIops !== undefined) args.push(`--rate_iops=${limits.rateIops}`)
+  if (limits.flushAtEnd === true) args.push('--end_fsync=1')
+  return args
+}
+
+async function runFio(args: readonly string[]): Promise<FioReport> {
+  const { stdout } = await run('fio', args)
+  // fio puts warnings before its JSON.
+  const start = stdout.indexOf('\n{') + 1
+  return JSON.parse(stdout.slice(stdout.startsWith('{') ? 0 : start)) as FioReport
+}
