@@ -1,0 +1,180 @@
+/** What segments there are, and which addresses can lie in them. */
+import { isZero } from '../base/bytes.ts'
+import type { Checksum } from '../base/checksum.ts'
+import { PAGE_SIZE_BYTES } from '../format/page.ts'
+import type { SegmentFooter } from '../format/segment.ts'
+import {
+  DATA_SLOT_FIRST,
+  FOOTER_SLOT,
+  SEGMENT_FOLDER,
+  SegmentKind,
+  segmentFileName,
+  tryDecodeSegmentFooter,
+  tryDecodeSegmentHeader,
+  tryParseSegmentFileName,
+} from '../format/segment.ts'
+import type { Superblock } from '../format/superblock.ts'
+import type { PoolReader } from './pool-reader.ts'
+import type { RecordDecoder } from './record-decoder.ts'
+import { walkHeaders } from './record-decoder.ts'
+import type { FindingCode, Findings } from './report.ts'
+
+export interface SurveyedSegment {
+  readonly id: number
+  /** Null when neither header nor footer says. */
+  readonly kind: SegmentKind | null
+  /** Null while it is not sealed. */
+  readonly footer: SegmentFooter | null
+  /** First slot that nothing was written to. */
+  readonly usedSlotCount: number
+  readonly sizeBytes: number
+  readonly allocatedBytes: number
+}
+
+export interface AddressFault {
+  code: FindingCode
+  fact: string
+}
+
+export class SegmentSurvey {
+  /** Ascending by id. */
+  readonly segments: readonly SurveyedSegment[]
+  readonly #byId: ReadonlyMap<number, SurveyedSegment>
+
+  constructor(segments: readonly SurveyedSegment[]) {
+    this.segments = segments
+    this.#byId = new Map(segments.map((segment) => [segment.id, segment]))
+  }
+
+  get(id: number): SurveyedSegment | null {
+    return this.#byId.get(id) ?? null
+  }
+
+  /** Why `count` slots from this address cannot hold blocks, or null. */
+  findAddressFault(id: number, slot: number, count: number): AddressFault | null {
+    const segment = this.get(id)
+    if (segment === null) {
+      return { code: 'address-missing-segment', fact: `segment ${id} has no file` }
+    }
+    if (segment.kind === SegmentKind.bulk && segment.footer === null) {
+      return { code: 'address-unsealed-bulk', fact: `segment ${id} was never finished` }
+    }
+    if (slot < DATA_SLOT_FIRST || slot + count > segment.usedSlotCount) {
+      const fact = `segment ${id} holds slots ${DATA_SLOT_FIRST} to ${segment.usedSlotCount - 1}`
+      return { code: 'address-past-used', fact }
+    }
+    return null
+  }
+}
+
+interface SurveyContext {
+  reader: PoolReader
+  checksum: Checksum
+  decoder: RecordDecoder
+  superblock: Superblock
+  findings: Findings
+}
+
+/** Reads header and footer of every file in `segments/`. */
+export async function surveySegments(
+  reader: PoolReader,
+  decoder: RecordDecoder,
+  superblock: Superblock,
+  findings: Findings,
+): Promise<SegmentSurvey> {
+  const context = { reader, checksum: decoder.checksum, decoder, superblock, findings }
+  const segments: SurveyedSegment[] = []
+  for (const name of await reader.io.list(`${reader.path}/${SEGMENT_FOLDER}`)) {
+    const id = tryParseSegmentFileName(name)
+    if (id === null) {
+      const where = `${SEGMENT_FOLDER}/${name}`
+      findings.leaks.add('name-unknown', where, 'the file is not a segment; nothing will use it')
+    } else {
+      segments.push(await surveySegment(context, id))
+    }
+  }
+  segments.sort((a, b) => a.id - b.id)
+  return new SegmentSurvey(segments)
+}
+
+async function surveySegment(context: SurveyContext, id: number): Promise<SurveyedSegment> {
+  const { reader, checksum, superblock, findings } = context
+  const { poolId } = superblock
+  const where = `segment ${id}`
+  let headerKind: SegmentKind | null = null
+  let result = await reader.readSlots(id, 0, 1)
+  if (result < 0) {
+    findings.errors.add('read-failed', where, `the header cannot be read (errno ${-result})`)
+  } else {
+    const header = tryDecodeSegmentHeader(reader.memory, reader.offsetBytes, poolId, checksum)
+    if (header === null) judgeHeaderless(context, id)
+    else headerKind = header.kind
+    if (header !== null && header.segment !== id) {
+      const fact = `${segmentFileName(id)} holds segment ${header.segment}`
+      findings.errors.add('segment-misnamed', where, fact)
+    }
+  }
+  let footer: SegmentFooter | null = null
+  result = await reader.readSlots(id, FOOTER_SLOT, 1)
+  if (result < 0) {
+    findings.errors.add('read-failed', where, `the footer cannot be read (errno ${-result})`)
+  } else {
+    footer = tryDecodeSegmentFooter(reader.memory, reader.offsetBytes, poolId, id, checksum)
+  }
+  const kind = headerKind ?? footer?.kind ?? null
+  if (footer !== null && footer.kind !== kind) {
+    findings.errors.add('segment-header-corrupt', where, 'header and footer name different kinds')
+  }
+  const isBelow = id < superblock.position.segment
+  if (footer === null && kind === SegmentKind.log && isBelow) {
+    const fact = 'it lies below the checkpoint but has no sound footer'
+    findings.errors.add('segment-unsealed', where, fact)
+  }
+  const usedSlotCount = footer?.usedSlotCount ?? (await findUsedSlots(context, id, kind))
+  const stat = await reader.stat(`${SEGMENT_FOLDER}/${segmentFileName(id)}`)
+  return { id, kind, footer, usedSlotCount, ...stat }
+}
+
+/**
+ * A crash while a segment is created leaves a file without a header, and nothing in it. That is
+ * damage only where the checkpoint says that the segment was in use.
+ */
+function judgeHeaderless(context: SurveyContext, id: number): void {
+  const { reader, superblock, findings } = context
+  const { position, bulkSegmentIds } = superblock
+  const where = `segment ${id}`
+  const isPositionFresh = id === position.segment && position.slot === DATA_SLOT_FIRST
+  const wasInUse = id <= position.segment && !isPositionFresh && !bulkSegmentIds.includes(id)
+  if (wasInUse) {
+    findings.errors.add('segment-header-corrupt', where, 'its header is damaged')
+    return
+  }
+  const start = reader.offsetBytes
+  if (isZero(reader.memory, start, start + PAGE_SIZE_BYTES)) return
+  const fact = 'its header is torn, as by a crash while it was created'
+  findings.warnings.add('segment-header-corrupt', where, fact)
+}
+
+/** An open log segment ends where its headers end. */
+async function findUsedSlots(
+  context: SurveyContext,
+  id: number,
+  kind: SegmentKind | null,
+): Promise<number> {
+  const { reader, decoder, superblock, findings } = context
+  if (kind === SegmentKind.bulk) return DATA_SLOT_FIRST
+  const mustReachSlot = mustReach(id, superblock)
+  return walkHeaders(reader, decoder, id, mustReachSlot, {
+    header: () => undefined,
+    gap: (slot) => {
+      const fact = 'the header of a record below the checkpoint is damaged'
+      findings.errors.add('record-corrupt', `segment ${id} slot ${slot}`, fact)
+    },
+  })
+}
+
+/** Up to where the checkpoint says that an open segment holds records. */
+export function mustReach(id: number, superblock: Superblock): number {
+  const { position } = superblock
+  return id === position.segment ? position.slot : DATA_SLOT_FIRST
+}

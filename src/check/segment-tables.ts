@@ -1,0 +1,131 @@
+/**
+ * The checksum of every slot: from the table of a sealed segment, or put together from the record
+ * headers of one that is still open. The last used tables are kept.
+ */
+import type { Checksum } from '../base/checksum.ts'
+import { SEGMENT_SLOT_COUNT } from '../base/units.ts'
+import { PAGE_SIZE_BYTES } from '../format/page.ts'
+import {
+  SegmentKind,
+  TABLE_PAGE_COUNT,
+  TABLE_PAGE_SLOT_COUNT,
+  TABLE_PAGE_SLOT_SHIFT,
+  TABLE_SLOT,
+} from '../format/segment.ts'
+import type { Superblock } from '../format/superblock.ts'
+import type { PoolReader } from './pool-reader.ts'
+import type { RecordDecoder } from './record-decoder.ts'
+import { walkHeaders } from './record-decoder.ts'
+import type { Finding, Findings } from './report.ts'
+import type { SegmentSurvey, SurveyedSegment } from './segment-survey.ts'
+import { mustReach } from './segment-survey.ts'
+
+/** 128 KiB each. */
+const TABLE_COUNT_MAX = 128
+
+export class SegmentTable {
+  /** Two words a slot, zeros for a slot without a block. */
+  readonly words: Uint32Array = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
+  /** Why the checksums of a page of the table are not known; null where they are. */
+  readonly pageFindings: (Finding | null)[] = new Array<Finding | null>(TABLE_PAGE_COUNT).fill(null)
+
+  hasBlock(slot: number): boolean {
+    return this.words[2 * slot] !== 0 || this.words[2 * slot + 1] !== 0
+  }
+
+  findingOf(slot: number): Finding | null {
+    return this.pageFindings[slot >>> TABLE_PAGE_SLOT_SHIFT]
+  }
+}
+
+export class SegmentTables {
+  readonly #reader: PoolReader
+  readonly #checksum: Checksum
+  readonly #decoder: RecordDecoder
+  readonly #superblock: Superblock
+  readonly #survey: SegmentSurvey
+  readonly #findings: Findings
+  readonly #tables = new Map<number, SegmentTable>()
+  /** Findings of damaged table pages, so that loading a table again does not repeat them. */
+  readonly #pageFindings = new Map<number, Finding>()
+
+  constructor(
+    reader: PoolReader,
+    decoder: RecordDecoder,
+    superblock: Superblock,
+    survey: SegmentSurvey,
+    findings: Findings,
+  ) {
+    this.#reader = reader
+    this.#checksum = decoder.checksum
+    this.#decoder = decoder
+    this.#superblock = superblock
+    this.#survey = survey
+    this.#findings = findings
+  }
+
+  /** Null when there is no such segment. Uses the reader's memory. */
+  async load(id: number): Promise<SegmentTable | null> {
+    const segment = this.#survey.get(id)
+    if (segment === null) return null
+    let table = this.#tables.get(id)
+    if (table === undefined) {
+      table = segment.footer === null ? await this.#rebuild(segment) : await this.#read(segment)
+      for (const oldest of this.#tables.keys()) {
+        if (this.#tables.size < TABLE_COUNT_MAX) break
+        this.#tables.delete(oldest)
+      }
+    }
+    this.#tables.delete(id)
+    this.#tables.set(id, table)
+    return table
+  }
+
+  async #read({ id, footer }: SurveyedSegment): Promise<SegmentTable> {
+    const table = new SegmentTable()
+    const expected = footer?.tableChecksums ?? new Uint32Array(0)
+    const result = await this.#reader.readSlots(id, TABLE_SLOT, TABLE_PAGE_COUNT)
+    const { memory, offsetBytes } = this.#reader
+    const found = new Uint32Array(2 * TABLE_PAGE_COUNT)
+    this.#checksum.hashBlocks(memory, offsetBytes, TABLE_PAGE_COUNT, found, 0)
+    for (let page = 0; page < TABLE_PAGE_COUNT; page += 1) {
+      const isSame =
+        found[2 * page] === expected[2 * page] && found[2 * page + 1] === expected[2 * page + 1]
+      if (result < 0 || !isSame) table.pageFindings[page] = this.#complain(id, page, result)
+    }
+    const bytes = memory.subarray(offsetBytes, offsetBytes + TABLE_PAGE_COUNT * PAGE_SIZE_BYTES)
+    new Uint8Array(table.words.buffer).set(bytes)
+    return table
+  }
+
+  #complain(id: number, page: number, result: number): Finding {
+    const key = id * TABLE_PAGE_COUNT + page
+    let finding = this.#pageFindings.get(key)
+    if (finding !== undefined) return finding
+    const first = page * TABLE_PAGE_SLOT_COUNT
+    const slots = `slots ${first} to ${first + TABLE_PAGE_SLOT_COUNT - 1}`
+    const reason = result < 0 ? `cannot be read (errno ${-result})` : 'are damaged'
+    finding = this.#findings.errors.add(
+      result < 0 ? 'read-failed' : 'segment-table-corrupt',
+      `segment ${id} slot ${TABLE_SLOT + page}`,
+      `the checksums of ${slots} ${reason}; blocks there cannot be verified`,
+    )
+    this.#pageFindings.set(key, finding)
+    return finding
+  }
+
+  async #rebuild({ id, kind }: SurveyedSegment): Promise<SegmentTable> {
+    const table = new SegmentTable()
+    if (kind === SegmentKind.bulk) return table
+    const decoder = this.#decoder
+    await walkHeaders(this.#reader, decoder, id, mustReach(id, this.#superblock), {
+      header: ({ slot, blockCount }) => {
+        const words = decoder.blockChecksums.subarray(0, 2 * blockCount)
+        table.words.set(words, 2 * (slot + 1))
+      },
+      // The survey has reported it.
+      gap: () => undefined,
+    })
+    return table
+  }
+}
