@@ -111,6 +111,8 @@ export class Server {
     const child = spawn(command, args, {
       env: { ...process.env, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
+      // Ctrl-C in a terminal is for us; we then stop the server in good order.
+      detached: true,
     })
     const server = new Server(child, command)
     const deadlineMs = performance.now() + SERVER_READY_TIMEOUT_MS
@@ -146,7 +148,8 @@ export class Server {
   }
 }
 
-function takesConnections(socketPath: string): Promise<boolean> {
+/** Whether somebody listens on a unix socket. */
+export function takesConnections(socketPath: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(socketPath)
     socket.once('connect', () => {

@@ -37,13 +37,13 @@ t.test(
     await varve('clone', 'golden', 'web', 'mail')
     const socketPath = join(pool, 'nbd.sock')
     // The control socket is the last thing that comes up.
-  const serve = () =>
-    Server.start(
-      varveCommand[0],
-      [...varveCommand[1], '--pool', pool, 'serve'],
-      join(pool, 'control.sock'),
-    )
-  const boot = (exportName: string, bootName: string) =>
+    const serve = () =>
+      Server.start(
+        varveCommand[0],
+        [...varveCommand[1], '--pool', pool, 'serve'],
+        join(pool, 'control.sock'),
+      )
+    const boot = (exportName: string, bootName: string) =>
       bootGuest({ kernelPath, initramfsPath, socketPath, exportName, bootName })
 
     let server = await serve()

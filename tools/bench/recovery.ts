@@ -2,11 +2,10 @@
  * `bench recovery`: the server is killed with SIGKILL after 1 GiB of flushed writes, started
  * again, and must serve exactly what was flushed.
  */
-import { createHash } from 'node:crypto'
-import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { GIB, formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
+import { contentHash } from '../content-hash.ts'
 import { table } from '../table.ts'
 import { fillDisk } from './nbd.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
@@ -53,17 +52,4 @@ async function measureOnce(pool: string, sizeBytes: number): Promise<number> {
   } finally {
     await server.stop()
   }
-}
-
-/** SHA-256 of a whole export. */
-export function contentHash(uri: string): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = spawn('nbdcopy', [uri, '-'], { stdio: ['ignore', 'pipe', 'inherit'] })
-    const hash = createHash('sha256')
-    child.stdout.on('data', (chunk: Buffer) => hash.update(chunk))
-    child.once('error', reject)
-    child.once('close', (code) =>
-      code === 0 ? resolve(hash.digest('hex')) : reject(new Error(`nbdcopy exited with ${code}`)),
-    )
-  })
 }
