@@ -1,4 +1,5 @@
 /** A walk over all that one map refers to: the mark of mark-and-sweep. */
+import { must } from '../base/assert.ts'
 import {
   KIND_BLOCK,
   KIND_HUGE,
@@ -66,14 +67,15 @@ class Walk {
       const slot = word1 & SLOT_MASK
       if (kind === KIND_HUGE) {
         this.#visitor.blocks(word0, slot, NODE_ENTRY_COUNT)
-      } else if (kind === KIND_DIRTY) {
-        // What is being read must not be left without a listener during another wait.
+      } else if (kind === KIND_DIRTY && reads.length > 0) {
+        // What is being read must not fail unheard while we are below the child. Meanwhile the
+        // child may be written: then look at its entry again.
         await this.#visitRead(reads, level - 1)
         reads = []
-        const child = dirtyChildAt(view, index)
-        // It was written while we waited: look at the entry again, which has an address now.
-        if (child === null) index -= 1
-        else await this.visit(viewOf(child), level - 1)
+        index -= 1
+      } else if (kind === KIND_DIRTY) {
+        const child = must(dirtyChildAt(view, index), 'a dirty child')
+        await this.visit(viewOf(child), level - 1)
       } else if (kind === KIND_NODE && this.#visitor.enterNode(word0, slot, level - 1)) {
         reads.push(this.#reader.read(word0, word1, level - 1))
         if (reads.length === READ_AHEAD_COUNT) {
