@@ -1,0 +1,151 @@
+/** The shapes as zod schemas: what either end of the control socket accepts from the other. */
+import { z } from 'zod'
+import type * as shape from './shapes.ts'
+
+const bytes = z.int().nonnegative()
+const count = z.int().nonnegative()
+/** Times come from the wall clock and may have fractions. */
+const timeMs = z.number()
+/** The pool judges names; here only what no name can be is kept out. */
+const diskName = z.string().min(1).max(512)
+const labels = z.record(z.string().max(256), z.string().max(4096))
+/** No NUL: the system would see a different file from the one that was checked. */
+const absolutePath = z
+  .string()
+  .max(4096)
+  .regex(/^\/[^\0]*$/, 'must be an absolute path')
+
+export const emptySchema: z.ZodType<Record<string, never>> = z.strictObject({})
+export const nothingSchema: z.ZodType<null> = z.null()
+
+export const snapshotInfoSchema: z.ZodType<shape.SnapshotInfo> = z.object({
+  name: diskName,
+  volume: diskName,
+  snapshot: diskName,
+  sizeBytes: bytes,
+  mappedBytes: bytes,
+  createdMs: timeMs,
+  holds: z.array(z.string()),
+})
+
+export const volumeInfoSchema: z.ZodType<shape.VolumeInfo> = z.object({
+  name: diskName,
+  id: count,
+  sizeBytes: bytes,
+  mappedBytes: bytes,
+  createdMs: timeMs,
+  origin: diskName.nullable(),
+  labels,
+  holds: z.array(z.string()),
+  clients: z.array(z.string()),
+  snapshots: z.array(snapshotInfoSchema),
+})
+
+export const poolInfoSchema: z.ZodType<shape.PoolInfo> = z.object({
+  id: z.string(),
+  path: z.string(),
+  formatVersion: count,
+  createdMs: timeMs,
+  logicalBytes: bytes,
+  mappedBytes: bytes,
+  physicalBytes: bytes,
+  capacityBytes: bytes,
+  freeBytes: bytes,
+  volumeCount: count,
+  snapshotCount: count,
+  segmentCount: count,
+  failure: z.string().nullable(),
+})
+
+export const createVolumeSchema: z.ZodType<shape.CreateVolume> = z.strictObject({
+  name: diskName,
+  sizeBytes: bytes,
+  labels: labels.exactOptional(),
+})
+
+const nameList = z.array(diskName).min(1).max(65536)
+
+export const nameSchema: z.ZodType<{ name: string }> = z.strictObject({ name: diskName })
+export const namesSchema: z.ZodType<{ names: string[] }> = z.strictObject({ names: nameList })
+export const cloneSchema: z.ZodType<{ source: string; names: string[] }> = z.strictObject({
+  source: diskName,
+  names: nameList,
+})
+export const renameSchema: z.ZodType<{ from: string; to: string }> = z.strictObject({
+  from: diskName,
+  to: diskName,
+})
+export const holdSchema: z.ZodType<{ name: string; tag: string }> = z.strictObject({
+  name: diskName,
+  tag: z.string().min(1).max(256),
+})
+export const resizeSchema: z.ZodType<shape.ResizeRequest> = z.strictObject({
+  name: diskName,
+  sizeBytes: bytes,
+  allowShrink: z.boolean(),
+})
+export const removeRequestSchema: z.ZodType<shape.RemoveRequest> = z.strictObject({
+  names: nameList,
+  recursive: z.boolean(),
+  dryRun: z.boolean(),
+})
+export const removeReportSchema: z.ZodType<shape.RemoveReport> = z.object({
+  removed: z.array(diskName),
+  freedBytes: bytes,
+})
+export const reclaimReportSchema: z.ZodType<shape.ReclaimReport> = z.object({
+  liveBytes: bytes,
+  deletedSegmentCount: count,
+  punchedBytes: bytes,
+  physicalBeforeBytes: bytes,
+  physicalAfterBytes: bytes,
+})
+export const reclaimProgressSchema: z.ZodType<shape.ReclaimProgress> = z.object({
+  phase: z.enum(['checkpoint', 'mark', 'sweep']),
+  done: z.number().nonnegative(),
+  total: z.number().nonnegative(),
+})
+export const diffRequestSchema: z.ZodType<{ from: string | null; to: string }> = z.strictObject({
+  from: diskName.nullable(),
+  to: diskName,
+})
+export const diffExtentsSchema: z.ZodType<shape.DiffExtent[]> = z.array(
+  z.object({ offsetBytes: bytes, lengthBytes: bytes, kind: z.enum(['data', 'zero']) }),
+)
+export const importRequestSchema: z.ZodType<shape.ImportRequest> = z.strictObject({
+  name: diskName,
+  path: absolutePath.nullable(),
+  sizeBytes: bytes.nullable(),
+  labels,
+})
+export const importReportSchema: z.ZodType<shape.ImportReport> = z.object({
+  volume: volumeInfoSchema,
+  imageBytes: bytes,
+  dataBytes: bytes,
+})
+export const exportRequestSchema: z.ZodType<shape.ExportRequest> = z.strictObject({
+  name: diskName,
+  path: absolutePath.nullable(),
+  overwrite: z.boolean(),
+})
+export const exportReportSchema: z.ZodType<shape.ExportReport> = z.object({
+  name: diskName,
+  imageBytes: bytes,
+  dataBytes: bytes,
+})
+export const copyProgressSchema: z.ZodType<shape.CopyProgress> = z.object({
+  doneBytes: bytes,
+  totalBytes: bytes,
+})
+export const serveStatusSchema: z.ZodType<shape.ServeStatus> = z.object({
+  mode: z.enum(['embedded', 'daemon']),
+  processId: count,
+  version: z.string(),
+  startedMs: timeMs,
+  exports: z.array(
+    z.object({ name: diskName, uri: z.string(), sizeBytes: bytes, readOnly: z.boolean() }),
+  ),
+  connections: z.array(z.object({ peer: z.string(), export: z.string().nullable() })),
+})
+
+export const zerosFrameSchema: z.ZodType<{ zeros: number }> = z.object({ zeros: bytes })

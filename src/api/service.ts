@@ -1,0 +1,68 @@
+/**
+ * What every command calls. `LocalService` (daemon) answers on a pool opened in this process,
+ * `HttpService` (here) over the control socket of a daemon: same commands, same results.
+ * Everything rejects with a VarveError.
+ */
+import type {
+  CopyProgress,
+  CreateVolume,
+  DiffExtent,
+  ExportReport,
+  ExportRequest,
+  ImportReport,
+  ImportRequest,
+  PoolInfo,
+  ReclaimProgress,
+  ReclaimReport,
+  RemoveReport,
+  RemoveRequest,
+  ResizeRequest,
+  ServeStatus,
+  SnapshotInfo,
+  VolumeInfo,
+} from './shapes.ts'
+
+/** Takes the bytes of an image in order; a hole is told as such, and is zeros. */
+export interface ByteOutput {
+  /** `bytes` may be reused when it resolves. */
+  data(bytes: Uint8Array): Promise<void>
+  zeros(lengthBytes: number): Promise<void>
+}
+
+export interface LongCall<P> {
+  /** Aborting rejects with `canceled`, and nothing half-done stays. */
+  signal?: AbortSignal
+  progress?: (progress: P) => void
+}
+
+export interface ImportCall extends LongCall<CopyProgress> {
+  /** The image, when `path` is null. */
+  input?: AsyncIterable<Uint8Array>
+}
+
+export interface ExportCall extends LongCall<CopyProgress> {
+  /** Where the image goes, when `path` is null. */
+  output?: ByteOutput
+}
+
+export interface PoolService {
+  status(): Promise<ServeStatus>
+  info(): Promise<PoolInfo>
+  volumes(): Promise<VolumeInfo[]>
+  volume(name: string): Promise<VolumeInfo>
+  create(request: CreateVolume): Promise<VolumeInfo>
+  snapshot(names: string[]): Promise<SnapshotInfo[]>
+  clone(source: string, names: string[]): Promise<VolumeInfo[]>
+  restore(name: string): Promise<VolumeInfo>
+  remove(request: RemoveRequest): Promise<RemoveReport>
+  rename(from: string, to: string): Promise<void>
+  resize(request: ResizeRequest): Promise<VolumeInfo>
+  hold(name: string, tag: string): Promise<void>
+  release(name: string, tag: string): Promise<void>
+  diff(from: string | null, to: string, signal?: AbortSignal): AsyncIterable<DiffExtent>
+  reclaim(call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
+  importImage(request: ImportRequest, call: ImportCall): Promise<ImportReport>
+  exportImage(request: ExportRequest, call: ExportCall): Promise<ExportReport>
+  /** Lets go of the pool or the connection. Idempotent. */
+  close(): Promise<void>
+}

@@ -1,0 +1,45 @@
+/** All that a command sees of the world it runs in, so that tests can be that world. */
+import type { Readable, Writable } from 'node:stream'
+import type { PoolService } from '../api/service.ts'
+import type { PoolInfo } from '../api/shapes.ts'
+import type { CheckReport } from '../check/report.ts'
+import type { Finding } from '../daemon/host-report.ts'
+import type { IoKind } from '../daemon/host.ts'
+import type { Daemon, ServeOptions } from '../daemon/serve.ts'
+
+/** The heavy half, loaded when a command first needs it: `daemon/embedded.ts`. */
+export interface Backend {
+  openService(poolPath: string, ioKind: IoKind): Promise<PoolService>
+  initPool(poolPath: string, ioKind: IoKind): Promise<PoolInfo>
+  checkOffline(poolPath: string, ioKind: IoKind): Promise<CheckReport>
+  serve(options: ServeOptions, logLevel: string): Promise<Daemon>
+  inspectHost(poolPath: string | null): Promise<Finding[]>
+}
+
+export type SignalName = 'SIGINT' | 'SIGTERM' | 'SIGUSR1'
+
+export interface Cli {
+  readonly stdin: Readable
+  readonly stdout: Writable
+  readonly stderr: Writable
+  /** Which of the three is a terminal. */
+  readonly terminal: { stdin: boolean; stdout: boolean; stderr: boolean }
+  readonly environment: Readonly<Record<string, string | undefined>>
+  /** Bytes left in standard input when that is a regular file, else null. */
+  stdinSizeBytes(): number | null
+  loadBackend(): Promise<Backend>
+  /** The returned function takes the listener away. */
+  onSignal(name: SignalName, listener: () => void): () => void
+  /** Ends the process at once: a second interrupt. */
+  exitNow(code: number): void
+}
+
+/** Writes and waits until the stream has taken it, so that a closed pipe is noticed. */
+export function writeOut(stream: Writable, text: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    stream.write(text, (error) => {
+      if (error === null || error === undefined) resolve()
+      else reject(error)
+    })
+  })
+}

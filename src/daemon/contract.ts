@@ -1,0 +1,38 @@
+/**
+ * Holds the shapes of the API to the pool's: this file does not compile when a field is added,
+ * dropped or changed on one side only.
+ */
+import type * as api from '../api/shapes.ts'
+import type * as pool from '../pool/types.ts'
+
+type Same<A, B> =
+  (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : [A, B]
+
+type Flat<T> = { [K in keyof T]: T[K] }
+
+type Held<K extends keyof Pairs> = Same<Flat<Pairs[K][0]>, Flat<Pairs[K][1]>>
+
+interface Pairs {
+  poolInfo: [api.PoolInfo, pool.PoolInfo]
+  volumeInfo: [api.VolumeInfo, pool.VolumeInfo]
+  snapshotInfo: [api.SnapshotInfo, pool.SnapshotInfo]
+  createVolume: [api.CreateVolume, pool.CreateVolume]
+  removeRequest: [api.RemoveRequest, pool.RemoveRequest]
+  removeReport: [api.RemoveReport, pool.RemoveReport]
+  reclaimReport: [api.ReclaimReport, pool.ReclaimReport]
+  reclaimProgress: [api.ReclaimProgress, pool.ReclaimProgress]
+  diffExtent: [api.DiffExtent, pool.DiffExtent]
+}
+
+/** Every entry must be `true`; what differs is named by the compiler. */
+export const CONTRACT: { readonly [K in keyof Pairs]: Held<K> } = {
+  poolInfo: true,
+  volumeInfo: true,
+  snapshotInfo: true,
+  createVolume: true,
+  removeRequest: true,
+  removeReport: true,
+  reclaimReport: true,
+  reclaimProgress: true,
+  diffExtent: true,
+}

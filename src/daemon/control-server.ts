@@ -1,0 +1,300 @@
+/**
+ * The API on a unix socket that only its owner may use. Requests are validated whole before any
+ * of them is carried out; see `api/operations.ts` for the contract.
+ */
+import { chmod, rm } from 'node:fs/promises'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import { createAdaptorServer } from '@hono/node-server'
+import type { HttpBindings } from '@hono/node-server'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import { Hono } from 'hono'
+import type { Context } from 'hono'
+import { bodyLimit } from 'hono/body-limit'
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
+import type { z } from 'zod'
+import {
+  API_PREFIX,
+  JSON_BODY_BYTES_MAX,
+  STREAMING_OPERATIONS,
+  UNARY_OPERATIONS,
+} from '../api/operations.ts'
+import type {
+  StreamingOperations,
+  UnaryOperations,
+  UnaryRequest,
+  UnaryResult,
+} from '../api/operations.ts'
+import type { PoolService } from '../api/service.ts'
+import type { DiffExtent } from '../api/shapes.ts'
+import { encodeError, statusOf } from '../api/wire-error.ts'
+import { OperatingError } from '../base/errors.ts'
+import { AnswerStream } from './answer-stream.ts'
+
+/** sun_path of a unix socket address, less its NUL. */
+const SOCKET_PATH_BYTES_MAX = 107
+/** Of extents in one line of a diff. */
+const DIFF_BATCH_COUNT = 256
+
+type Env = { Bindings: HttpBindings }
+
+/** What the server needs of a logger; pino is one. */
+export interface ControlLog {
+  info(fields: Record<string, unknown>, message: string): void
+  error(fields: Record<string, unknown>, message: string): void
+}
+
+type UnaryHandlers = {
+  readonly [K in keyof UnaryOperations]: (
+    service: PoolService,
+    request: UnaryRequest<K>,
+  ) => Promise<UnaryResult<K>>
+}
+
+async function nothing(done: Promise<void>): Promise<null> {
+  await done
+  return null
+}
+
+const UNARY: UnaryHandlers = {
+  status: (service) => service.status(),
+  info: (service) => service.info(),
+  volumes: (service) => service.volumes(),
+  volume: (service, { name }) => service.volume(name),
+  create: (service, request) => service.create(request),
+  snapshot: (service, { names }) => service.snapshot(names),
+  clone: (service, { source, names }) => service.clone(source, names),
+  restore: (service, { name }) => service.restore(name),
+  remove: (service, request) => service.remove(request),
+  rename: (service, { from, to }) => nothing(service.rename(from, to)),
+  resize: (service, request) => service.resize(request),
+  hold: (service, { name, tag }) => nothing(service.hold(name, tag)),
+  release: (service, { name, tag }) => nothing(service.release(name, tag)),
+}
+
+type StreamingHandlers = {
+  readonly [K in keyof StreamingOperations]: (
+    service: PoolService,
+    request: z.output<StreamingOperations[K]['request']>,
+    answer: AnswerStream,
+    signal: AbortSignal,
+    incoming: IncomingMessage,
+  ) => Promise<z.output<StreamingOperations[K]['result']>>
+}
+
+const STREAMING: StreamingHandlers = {
+  diff: async (service, { from, to }, answer, signal) => {
+    let items: DiffExtent[] = []
+    for await (const extent of service.diff(from, to, signal)) {
+      items.push(extent)
+      if (items.length < DIFF_BATCH_COUNT) continue
+      await answer.event({ items })
+      items = []
+    }
+    if (items.length > 0) await answer.event({ items })
+    return null
+  },
+  reclaim: (service, _request, answer, signal) =>
+    service.reclaim({ signal, progress: (progress) => answer.progress(progress) }),
+  import: (service, request, answer, signal, incoming) =>
+    service.importImage(request, {
+      signal,
+      progress: (progress) => answer.progress(progress),
+      input: incoming as AsyncIterable<Uint8Array>,
+    }),
+  export: (service, request, answer, signal) =>
+    service.exportImage(request, {
+      signal,
+      progress: (progress) => answer.progress(progress),
+      output: answer.output(),
+    }),
+}
+
+function validate<T>(schema: z.ZodType<T>, value: unknown): T {
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return parsed.data
+  const [issue] = parsed.error.issues
+  const where = issue.path.length === 0 ? 'the request' : issue.path.join('.')
+  throw new OperatingError('usage', `${where}: ${issue.message}`, {
+    hint: 'Check that `varve` and the running daemon are of the same version.',
+  })
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new OperatingError('usage', 'the request is not JSON', { cause: error })
+  }
+}
+
+export class ControlServer {
+  readonly #service: PoolService
+  readonly #log: ControlLog
+  readonly #path: string
+  readonly #server: Server
+  readonly #stopping = new AbortController()
+  readonly #running = new Set<Promise<unknown>>()
+
+  /** `path` is the socket's; whoever holds the pool's lock may take it from a dead daemon. */
+  static async start(path: string, service: PoolService, log: ControlLog): Promise<ControlServer> {
+    if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) {
+      throw new OperatingError('unsupported', `a socket path may have 107 bytes: ${path}`, {
+        hint: 'Use a pool whose path is shorter, or reach it through a symbolic link.',
+      })
+    }
+    await rm(path, { force: true })
+    const server = new ControlServer(path, service, log)
+    await server.#listen()
+    return server
+  }
+
+  private constructor(path: string, service: PoolService, log: ControlLog) {
+    this.#path = path
+    this.#service = service
+    this.#log = log
+    const app = this.#routes()
+    this.#server = createAdaptorServer({ fetch: app.fetch }) as Server
+    // An import takes as long as it takes; the socket is its owner's alone.
+    this.#server.requestTimeout = 0
+  }
+
+  /** Takes no more requests, cancels the long ones, and waits for all of them. Idempotent. */
+  async close(): Promise<void> {
+    this.#stopping.abort()
+    const closed = new Promise<void>((resolve) => {
+      this.#server.close(() => resolve())
+    })
+    while (this.#running.size > 0) await Promise.allSettled(this.#running)
+    this.#server.closeAllConnections()
+    await closed
+    await rm(this.#path, { force: true })
+  }
+
+  /** Bound with a mask that lets nobody else in, even before the mode is set. */
+  async #listen(): Promise<void> {
+    const previousMask = process.umask(0o177)
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#server.once('error', reject)
+        this.#server.listen(this.#path, resolve)
+        process.umask(previousMask)
+      })
+    } catch (error) {
+      throw new OperatingError('io', `cannot listen on ${this.#path}`, { cause: error })
+    } finally {
+      process.umask(previousMask)
+    }
+    await chmod(this.#path, 0o600)
+  }
+
+  #routes(): Hono<Env> {
+    const app = new Hono<Env>()
+    const limit = bodyLimit({
+      maxSize: JSON_BODY_BYTES_MAX,
+      onError: (c) => this.#refuse(c, new OperatingError('usage', 'the request is too large')),
+    })
+    for (const name of Object.keys(UNARY_OPERATIONS) as (keyof UnaryOperations)[]) {
+      const { method } = UNARY_OPERATIONS[name]
+      app.on(method, `${API_PREFIX}/${name}`, limit, (c) => this.#track(this.#unary(c, name)))
+    }
+    for (const name of ['diff', 'reclaim', 'export'] as const) {
+      app.post(`${API_PREFIX}/${name}`, limit, async (c) => {
+        return this.#track(this.#streaming(c, name, () => c.req.text()))
+      })
+    }
+    app.post(`${API_PREFIX}/import`, (c) => {
+      const request = c.req.query('request') ?? ''
+      return this.#track(this.#streaming(c, 'import', () => Promise.resolve(request)))
+    })
+    app.notFound((c) => {
+      return this.#refuse(
+        c,
+        new OperatingError('usage', `there is no ${c.req.method} ${c.req.path}`),
+      )
+    })
+    app.onError((error, c) => this.#refuse(c, error))
+    return app
+  }
+
+  #track(answer: Promise<Response>): Promise<Response> {
+    this.#running.add(answer)
+    const done = (): void => {
+      this.#running.delete(answer)
+    }
+    answer.then(done, done)
+    return answer
+  }
+
+  async #unary<K extends keyof UnaryOperations>(c: Context<Env>, name: K): Promise<Response> {
+    try {
+      this.#throwIfStopping()
+      const operation = UNARY_OPERATIONS[name]
+      const value = operation.method === 'GET' ? {} : parseJson(await c.req.text())
+      const request = validate(operation.request as z.ZodType<UnaryRequest<K>>, value)
+      const result = await UNARY[name](this.#service, request)
+      this.#log.info({ operation: name, request }, 'done')
+      return c.json(result as object | null)
+    } catch (error) {
+      return this.#refuse(c, error)
+    }
+  }
+
+  async #streaming<K extends keyof StreamingOperations>(
+    c: Context<Env>,
+    name: K,
+    readRequest: () => Promise<string>,
+  ): Promise<Response> {
+    type Request = z.output<StreamingOperations[K]['request']>
+    const operation = STREAMING_OPERATIONS[name]
+    let request: Request
+    try {
+      this.#throwIfStopping()
+      const value = parseJson(await readRequest())
+      request = validate(operation.request as z.ZodType<Request>, value)
+    } catch (error) {
+      return this.#refuse(c, error)
+    }
+    const { incoming, outgoing } = c.env
+    const answer = new AnswerStream(outgoing as ServerResponse, operation.kind === 'download')
+    const signal = AbortSignal.any([answer.signal, this.#stopping.signal])
+    try {
+      const result = await STREAMING[name](
+        this.#service,
+        request,
+        answer,
+        signal,
+        incoming as IncomingMessage,
+      )
+      this.#log.info({ operation: name, request }, 'done')
+      await answer.event({ result })
+    } catch (error) {
+      this.#logFailure(name, error)
+      if (!answer.signal.aborted) await answer.event({ error: encodeError(error) })
+    } finally {
+      // What the client is still sending is let run to nowhere, so that it can read why.
+      incoming.resume()
+      await answer.end()
+    }
+    return RESPONSE_ALREADY_SENT
+  }
+
+  #throwIfStopping(): void {
+    if (!this.#stopping.signal.aborted) return
+    throw new OperatingError('unreachable', 'the daemon is stopping', {
+      hint: 'Run the command again when it has ended.',
+    })
+  }
+
+  #refuse(c: Context<Env>, error: unknown): Response {
+    this.#logFailure(c.req.path, error)
+    const wire = encodeError(error)
+    return c.json({ error: wire }, statusOf(wire) as ContentfulStatusCode)
+  }
+
+  /** The message goes to the client; the stack of what should not happen only to the log. */
+  #logFailure(operation: string, error: unknown): void {
+    const wire = encodeError(error)
+    const stack = wire.code === 'internal' && error instanceof Error ? { stack: error.stack } : {}
+    this.#log.error({ operation, code: wire.code, reason: wire.message, ...stack }, 'refused')
+  }
+}

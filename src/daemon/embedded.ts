@@ -1,0 +1,58 @@
+/** What the command line does with a pool apart from `PoolService`: make, check, serve it. */
+import { mkdir } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import pino from 'pino'
+import type { PoolInfo } from '../api/shapes.ts'
+import type { CheckReport } from '../check/check.ts'
+import { checkPool } from '../check/check.ts'
+import { OperatingError } from '../base/errors.ts'
+import { Pool } from '../pool/pool.ts'
+import { openHost } from './host.ts'
+import type { IoKind } from './host.ts'
+import { controlSocketPath, daemonListens, explained } from './open-service.ts'
+import { startDaemon } from './serve.ts'
+import type { Daemon, ServeOptions } from './serve.ts'
+
+export { openService } from './open-service.ts'
+
+/** Makes the folder too, for its owner alone. */
+export async function initPool(poolPath: string, ioKind: IoKind): Promise<PoolInfo> {
+  const path = resolve(poolPath)
+  await mkdir(path, { recursive: true, mode: 0o700 })
+  const { io, checksum } = await openHost(ioKind)
+  try {
+    const pool = await Pool.create(io, checksum, path, {})
+    try {
+      return await pool.info()
+    } finally {
+      await pool.close()
+    }
+  } finally {
+    await io.shutdown()
+  }
+}
+
+/** Looks at a pool that nobody has open; rejects `busy` when somebody does. */
+export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<CheckReport> {
+  const path = resolve(poolPath)
+  if (await daemonListens(controlSocketPath(path))) {
+    throw new OperatingError('busy', `a daemon has the pool at ${path} open`, {
+      hint: 'Stop `varve serve` first: a check looks at a pool at rest.',
+      details: { path },
+    })
+  }
+  const { io, checksum } = await openHost(ioKind)
+  try {
+    return await checkPool(io, checksum, path)
+  } catch (error) {
+    throw explained(error, path)
+  } finally {
+    await io.shutdown()
+  }
+}
+
+/** `level`: what of the log goes to standard error. */
+export function serve(options: ServeOptions, level: string): Promise<Daemon> {
+  const log = pino({ level, base: { pid: process.pid } }, pino.destination(2))
+  return startDaemon(options, log)
+}

@@ -1,0 +1,30 @@
+/** What a process needs before it can open a pool: the world, and the checksum. */
+import type { HoleSeeker } from '../image/import-raw.ts'
+import type { Checksum } from '../base/checksum.ts'
+import type { Io } from '../io/io.ts'
+import { openChecksum, openIo } from '../io/open-io.ts'
+import { tryLoadBinding } from '../native/binding.ts'
+import { seekData, seekHole } from '../native/seek.ts'
+
+export interface Host {
+  io: Io
+  checksum: Checksum
+  seeker: HoleSeeker | null
+}
+
+export type IoKind = 'auto' | 'ring' | 'node'
+
+export async function openHost(kind: IoKind): Promise<Host> {
+  const checksum = await openChecksum()
+  return { io: await openIo({ kind }), checksum, seeker: tryHoleSeeker() }
+}
+
+/** Null without the addon: then nothing can be asked, and files are read whole. */
+function tryHoleSeeker(): HoleSeeker | null {
+  const binding = tryLoadBinding()
+  if (binding === null) return null
+  return {
+    seekData: (fd, offsetBytes, sizeBytes) => seekData(binding, fd, offsetBytes, sizeBytes),
+    seekHole: (fd, offsetBytes) => seekHole(binding, fd, offsetBytes),
+  }
+}

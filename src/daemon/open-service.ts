@@ -1,0 +1,109 @@
+/**
+ * How a command comes to its pool: through the daemon that has it open, or by opening it itself.
+ * A pool that another command has open for a moment is waited for.
+ */
+import { connect } from 'node:net'
+import { join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { HttpService } from '../api/http-service.ts'
+import { CONTROL_SOCKET_NAME } from '../api/operations.ts'
+import type { PoolService } from '../api/service.ts'
+import { programVersion } from '../api/version.ts'
+import { OperatingError } from '../base/errors.ts'
+import { Pool } from '../pool/pool.ts'
+import { openHost } from './host.ts'
+import type { IoKind } from './host.ts'
+import { LocalService } from './local-service.ts'
+
+/** Longer than an ordinary command has a pool open, shorter than a person's patience. */
+const BUSY_WAIT_MS = 3000
+const BUSY_POLL_MS = 50
+
+export function controlSocketPath(poolPath: string): string {
+  return join(poolPath, CONTROL_SOCKET_NAME)
+}
+
+/**
+ * Rejects `not-found` when there is no pool, `busy` when another process has it open and serves
+ * no socket, `unreachable` when we may not use its socket.
+ */
+export async function openService(poolPath: string, ioKind: IoKind): Promise<PoolService> {
+  const path = resolve(poolPath)
+  const deadlineMs = performance.now() + BUSY_WAIT_MS
+  for (;;) {
+    const socketPath = controlSocketPath(path)
+    if (await daemonListens(socketPath)) return new HttpService(socketPath)
+    try {
+      return await openEmbedded(path, ioKind)
+    } catch (error) {
+      const busy = error instanceof OperatingError && error.code === 'busy'
+      if (!busy || performance.now() > deadlineMs) throw explained(error, path)
+      await sleep(BUSY_POLL_MS)
+    }
+  }
+}
+
+/** False when there is no socket or its daemon is dead. */
+export function daemonListens(socketPath: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(socketPath)
+    socket.on('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EACCES' || error.code === 'EPERM') {
+        reject(
+          new OperatingError('unreachable', `the socket ${socketPath} may not be used`, {
+            hint: 'Run the command as the user that runs `varve serve`.',
+            cause: error,
+          }),
+        )
+      } else {
+        resolve(false)
+      }
+    })
+  })
+}
+
+async function openEmbedded(path: string, ioKind: IoKind): Promise<PoolService> {
+  const { io, checksum, seeker } = await openHost(ioKind)
+  let pool: Pool
+  try {
+    pool = await Pool.open(io, checksum, path, {})
+  } catch (error) {
+    await io.shutdown()
+    throw error
+  }
+  const startedMs = Date.now()
+  return new LocalService({
+    pool,
+    arena: io.arena,
+    seeker,
+    status: () => ({
+      mode: 'embedded',
+      processId: process.pid,
+      version: programVersion(),
+      startedMs,
+      exports: [],
+      connections: [],
+    }),
+    close: async () => {
+      try {
+        await pool.close()
+      } finally {
+        await io.shutdown()
+      }
+    },
+  })
+}
+
+/** Says how to get a pool where there is none. */
+export function explained(error: unknown, path: string): unknown {
+  if (!(error instanceof OperatingError) || error.code !== 'not-found') return error
+  return new OperatingError('not-found', `there is no pool at ${path}`, {
+    hint: `Make one with \`varve init ${path}\`, or name another with --pool or VARVE_POOL.`,
+    details: { path },
+    cause: error,
+  })
+}

@@ -1,0 +1,143 @@
+/** The composition root: one pool, its exports and its control socket, in one process. */
+import { join, resolve } from 'node:path'
+import type { ServeStatus, ServedExport } from '../api/shapes.ts'
+import { programVersion } from '../api/version.ts'
+import { NbdServer } from '../export/nbd/server.ts'
+import type { SocketAddress } from '../io/io.ts'
+import { Pool } from '../pool/pool.ts'
+import { ControlServer } from './control-server.ts'
+import type { ControlLog } from './control-server.ts'
+import { openHost } from './host.ts'
+import type { Host, IoKind } from './host.ts'
+import { LocalService } from './local-service.ts'
+import { controlSocketPath, explained } from './open-service.ts'
+import { PoolExports } from './pool-exports.ts'
+import { removeDeadSocket } from './dead-socket.ts'
+
+/** How long clients get to finish what is in flight when the daemon is told to stop. */
+const DRAIN_GRACE_MS = 10_000
+
+export const NBD_SOCKET_NAME = 'nbd.sock'
+
+export interface ServeOptions {
+  poolPath: string
+  ioKind: IoKind
+  /** Null: `nbd.sock` in the pool. */
+  socketPath: string | null
+  tcp: { host: string; port: number } | null
+  /** PEM texts. */
+  tls: { cert: string; key: string; ca: string | null } | null
+  allowPlaintext: boolean
+  readOnlyNames: string[]
+}
+
+export interface Daemon {
+  readonly controlPath: string
+  status(): ServeStatus
+  /** Drains the clients, writes a checkpoint and lets go of the pool. Idempotent. */
+  close(): Promise<void>
+}
+
+export async function startDaemon(options: ServeOptions, log: ControlLog): Promise<Daemon> {
+  const path = resolve(options.poolPath)
+  const undo: (() => Promise<void>)[] = []
+  let closing: Promise<void> | null = null
+  const close = (): Promise<void> => (closing ??= unwind(undo))
+  try {
+    const host = await openHost(options.ioKind)
+    undo.push(() => host.io.shutdown())
+    const pool = await openPool(host, path)
+    undo.push(() => pool.close())
+    const exports = new PoolExports(pool, options.readOnlyNames)
+    const server = await startNbd(host, exports, path, options, log)
+    undo.push(() => server.close(DRAIN_GRACE_MS))
+    const status = statusOf(server, exports)
+    const service = new LocalService({
+      pool,
+      arena: host.io.arena,
+      seeker: host.seeker,
+      status,
+      close: () => Promise.resolve(),
+    })
+    const controlPath = controlSocketPath(path)
+    const control = await ControlServer.start(controlPath, service, log)
+    undo.push(() => control.close())
+    log.info({ pool: path, io: host.io.kind, addresses: server.addresses }, 'serving')
+    return { controlPath, status, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Last begun, first ended; all of them, whatever fails. */
+async function unwind(undo: (() => Promise<void>)[]): Promise<void> {
+  const failures: unknown[] = []
+  for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
+    try {
+      await step()
+    } catch (error) {
+      failures.push(error)
+    }
+  }
+  if (failures.length > 0) throw failures[0] as Error
+}
+
+async function openPool(host: Host, path: string): Promise<Pool> {
+  try {
+    return await Pool.open(host.io, host.checksum, path, {})
+  } catch (error) {
+    throw explained(error, path)
+  }
+}
+
+async function startNbd(
+  host: Host,
+  exports: PoolExports,
+  poolPath: string,
+  options: ServeOptions,
+  log: ControlLog,
+): Promise<NbdServer> {
+  const socketPath = resolve(options.socketPath ?? join(poolPath, NBD_SOCKET_NAME))
+  await removeDeadSocket(socketPath)
+  const addresses: SocketAddress[] = [{ kind: 'unix', path: socketPath, mode: 0o600 }]
+  if (options.tcp !== null) addresses.push({ kind: 'tcp', ...options.tcp })
+  const { tls } = options
+  return NbdServer.start(host.io, exports, {
+    addresses,
+    allowPlaintext: options.allowPlaintext,
+    onDisconnect: (peer, name, reason) => {
+      log.info({ peer, export: name, reason }, 'client gone')
+    },
+    ...(tls === null
+      ? {}
+      : {
+          tls: {
+            cert: tls.cert,
+            key: tls.key,
+            ...(tls.ca === null ? {} : { ca: tls.ca }),
+            required: !options.allowPlaintext,
+          },
+        }),
+  })
+}
+
+function statusOf(server: NbdServer, exports: PoolExports): () => ServeStatus {
+  const startedMs = Date.now()
+  const version = programVersion()
+  const served = (): ServedExport[] =>
+    exports.list().flatMap((entry) =>
+      server.addresses.map((address) => ({
+        ...entry,
+        uri: server.uriOf(entry.name, address),
+      })),
+    )
+  return () => ({
+    mode: 'daemon',
+    processId: process.pid,
+    version,
+    startedMs,
+    exports: served(),
+    connections: server.connections(),
+  })
+}
