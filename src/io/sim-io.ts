@@ -38,6 +38,8 @@ export interface SimIoOptions {
   arenaMemory?: Buffer
   /** Room on the simulated disk; default 1 TiB. */
   capacityBytes?: number
+  /** Chance that a receive gets only a part of what is there; default 0.5. */
+  splitChance?: number
   /** The canary: syncs answer 0 and make nothing durable. */
   brokenSync?: boolean
   /** Takes a line for every operation; default none. Faults and crashes are kept in any case. */
@@ -85,10 +87,10 @@ export class SimIo implements Io {
   #slowness = 1
   #portNext = 10000
 
+  /** `before`: another world on the same disk; its arena memory is not taken over. */
   constructor(options: SimIoOptions, before: SimIo | null = null) {
     this.#options = options
-    const memory = before?.arena.memory ?? options.arenaMemory
-    this.arena = new BuddyArena(memory ?? Buffer.allocUnsafeSlow(ARENA_BYTES))
+    this.arena = new BuddyArena(options.arenaMemory ?? Buffer.allocUnsafeSlow(ARENA_BYTES))
     this.events = before?.events ?? []
     this.#prng = before === null ? new Prng(options.seed) : before.#prng.fork()
     this.clock = new SimClock(before === null ? 0 : before.clock.nowMs + 1000)
@@ -175,7 +177,13 @@ export class SimIo implements Io {
   /** A new world on the surviving disk. Crash first. */
   reboot(changes: Partial<SimIoOptions> = {}): SimIo {
     assert(this.#isDead, 'a world is rebooted after it ended')
-    return new SimIo({ ...this.#options, ...changes }, this)
+    return new SimIo({ ...this.#options, arenaMemory: this.arena.memory, ...changes }, this)
+  }
+
+  /** What a second process on the same disk has: another arena, clock and loop of its own. */
+  another(): SimIo {
+    const { arenaMemory: _, ...options } = this.#options
+    return new SimIo(options, this)
   }
 
   addFault(fault: SimFault): void {
@@ -194,7 +202,12 @@ export class SimIo implements Io {
     const accept = this.#listeners.get(addressKey(address))
     if (accept === undefined) throw this.#refusal(Errno.ENOENT, addressKey(address))
     const [socket, peer] = simSocketPair(
-      { arena: this.arena, prng: this.#prng, later: (action) => this.#schedule(0.05, action) },
+      {
+        arena: this.arena,
+        prng: this.#prng,
+        splitChance: this.#options.splitChance ?? 0.5,
+        later: (action) => this.#schedule(0.05, action),
+      },
       address.kind === 'unix' ? 'unix' : `127.0.0.1:${this.#portNext++}`,
     )
     this.#schedule(0.05, () => accept(socket))
@@ -227,7 +240,7 @@ export class SimIo implements Io {
     // A dead world's microtasks may still run; what they do reaches no disk.
     if (this.#isDead) return -Errno.EIO
     const { node, path, mode } = this.#mustOpen(file)
-    assert(mode !== 'read', 'a file open for reading is not written')
+    if (mode === 'read') return -Errno.EBADF
     let done = 0
     for (let index = 0; index < vector.count; index += 1) {
       const from = vector.pairs[2 * index]
@@ -357,7 +370,9 @@ export class SimIo implements Io {
       const isAnyPort = address.kind === 'tcp' && address.port === 0
       const bound = isAnyPort ? { ...address, port: this.#portNext++ } : address
       const key = addressKey(bound)
-      if (this.#listeners.has(key)) throw this.#refusal(Errno.EEXIST, key)
+      if (this.#listeners.has(key)) {
+        throw new OperatingError('busy', `somebody listens at ${key}`, { errno: Errno.EBUSY })
+      }
       this.#listeners.set(key, accept)
       return {
         address: bound,

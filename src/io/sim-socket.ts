@@ -16,6 +16,8 @@ const WINDOW_BYTES = 256 * 1024
 export interface SimSocketWorld {
   readonly arena: Arena
   readonly prng: Prng
+  /** Chance that a receive gets only a part of what is there. */
+  readonly splitChance: number
   /** Runs `action` after a random delay, in a turn of the loop. */
   later(action: () => void): void
 }
@@ -112,8 +114,10 @@ export class SimSocket implements IoSocket {
   receive(arenaOffset: number, lengthBytes: number, completion: IoCompletion, tag: number): void {
     assert(this.#receiving === null, 'one receive is in flight at a time')
     assert(lengthBytes > 0, 'a receive has room for a byte')
-    this.#receiving = { arenaOffset, lengthBytes, completion, tag, isScheduled: false }
-    this.#wakeReceive()
+    const receiving = { arenaOffset, lengthBytes, completion, tag, isScheduled: false }
+    this.#receiving = receiving
+    if (this.#isClosed) this.#cancelLater()
+    else this.#wakeReceive()
   }
 
   send(vector: IoVector, completion: IoCompletion, tag: number): void {
@@ -140,13 +144,19 @@ export class SimSocket implements IoSocket {
   close(): void {
     if (this.#isClosed) return
     this.#isClosed = true
+    this.#cancelLater()
+    this.#world.later(() => {
+      this.#inbound.abandon()
+      this.#outbound.end()
+    })
+  }
+
+  #cancelLater(): void {
     this.#world.later(() => {
       const receiving = this.#receiving
       this.#receiving = null
       receiving?.completion.ioComplete(receiving.tag, -Errno.ECANCELED)
       if (this.#sending !== null) this.#finishSend(-Errno.ECANCELED)
-      this.#inbound.abandon()
-      this.#outbound.end()
     })
   }
 
@@ -179,9 +189,9 @@ export class SimSocket implements IoSocket {
   }
 
   #fill(receiving: Receiving): number {
-    const { arena, prng } = this.#world
+    const { arena, prng, splitChance } = this.#world
     let count = Math.min(receiving.lengthBytes, this.#inbound.bufferedBytes)
-    if (count > 1 && prng.chance(0.5)) count = 1 + prng.below(count)
+    if (count > 1 && prng.chance(splitChance)) count = 1 + prng.below(count)
     arena.memory.set(this.#inbound.take(count), receiving.arenaOffset)
     return count
   }
@@ -212,6 +222,12 @@ export class SimPeer {
     })
   }
 
+  /** Ends the sending direction; what comes can still be received. */
+  end(): void {
+    this.#outbound.end()
+  }
+
+  /** Drops the connection. */
   close(): void {
     this.#outbound.end()
     this.#inbound.abandon()
