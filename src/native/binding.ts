@@ -1,0 +1,146 @@
+/**
+ * The one loader of the addon, and the one description of what it offers. Every function that can
+ * fail in the kernel returns a negative Linux errno; none retries. Memory is named by Buffer or
+ * typed array, files by descriptor, offsets are bytes.
+ */
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+/** Opaque: an io_uring with its arrays. */
+export type RingHandle = object & { readonly brand: 'ring' }
+
+/** The arrays shared with the addon; `src/io/ring.ts` says what each word means. */
+export interface RingArrays {
+  header: Int32Array
+  operations: Int32Array
+  fileOffsets: Float64Array
+  pairs: Uint32Array
+  done: Int32Array
+}
+
+export interface Binding {
+  // Memory.
+  /** Maps zeroed, page-aligned memory that is not touched until used. Throws when refused. */
+  arenaCreate(sizeBytes: number): Buffer
+
+  // Checksums; see `base/checksum.ts`.
+  hashBlocks(
+    memory: Uint8Array,
+    offsetBytes: number,
+    blockCount: number,
+    out: Uint32Array,
+    outIndex: number,
+  ): void
+  verifyBlocks(
+    memory: Uint8Array,
+    offsetBytes: number,
+    blockCount: number,
+    expected: Uint32Array,
+    expectedIndex: number,
+  ): number
+  hashBytes(
+    memory: Uint8Array,
+    offsetBytes: number,
+    lengthBytes: number,
+    out: Uint32Array,
+    outIndex: number,
+  ): void
+
+  // Ring.
+  /** `turn(count)` is called with `count` pairs (slot, result) in `done`. Or -errno. */
+  ringCreate(
+    arena: Buffer,
+    arrays: RingArrays,
+    turn: (count: number) => void,
+    entryCount: number,
+    burstTurnsMax: number,
+    waitMicros: number,
+  ): RingHandle | number
+  /** Starts a turn in this round of the event loop. */
+  ringSchedule(ring: RingHandle): void
+  /** Submits what is queued and waits for nothing. Returns how many are still queued, or -errno. */
+  ringSubmit(ring: RingHandle): number
+  ringClose(ring: RingHandle): void
+  /** One pwritev of `pairs` from pair `pairIndex` on, less `skipBytes` of the first. */
+  ringWrite(
+    ring: RingHandle,
+    fd: number,
+    offsetBytes: number,
+    pairs: Uint32Array,
+    pairIndex: number,
+    pairCount: number,
+    skipBytes: number,
+  ): number
+
+  // Sockets; all blocking and close-on-exec.
+  /** Binds, sets the mode (-1: leave it), then listens. */
+  listenUnix(path: string, mode: number): number
+  /** `host` is a numeric address. */
+  listenTcp(host: string, port: number): number
+  socketPort(fd: number): number
+  /** Sets TCP_NODELAY where it applies. Returns `unix`, `address:port`, or -errno. */
+  socketPeer(fd: number): string | number
+  socketShutdown(fd: number): number
+  /** Process, user and group of a unix socket's peer into `out[0…2]`. */
+  peerCredentials(fd: number, out: Int32Array): number
+
+  // Files.
+  closeFd(fd: number): number
+  /** Runs fallocate(2) on a thread. */
+  fallocate(fd: number, mode: number, offsetBytes: number, lengthBytes: number): Promise<number>
+  /** Exclusive, of the whole file, bound to the open file: 0, or -EAGAIN when another holds it. */
+  lockFile(fd: number): number
+  /** lseek(2) with SEEK_DATA (3) or SEEK_HOLE (4). */
+  seek(fd: number, offsetBytes: number, whence: number): number
+}
+
+interface Loaded {
+  binding: Binding | null
+  reason: string | null
+}
+
+let loaded: Loaded | null = null
+
+/** The nearest folder above this file whose package.json is ours. */
+function packageRoot(): string | null {
+  const require = createRequire(import.meta.url)
+  let folder = dirname(fileURLToPath(import.meta.url))
+  for (;;) {
+    const manifest = join(folder, 'package.json')
+    if (existsSync(manifest)) {
+      const { name } = require(manifest) as { name?: unknown }
+      if (name === 'varve') return folder
+    }
+    const parent = dirname(folder)
+    if (parent === folder) return null
+    folder = parent
+  }
+}
+
+function load(): Loaded {
+  const root = packageRoot()
+  if (root === null) return { binding: null, reason: 'the package folder was not found' }
+  const path = join(root, 'native', 'build', 'varve.node')
+  if (!existsSync(path)) {
+    return { binding: null, reason: `${path} is missing; tools/build-native builds it` }
+  }
+  try {
+    return { binding: createRequire(import.meta.url)(path) as Binding, reason: null }
+  } catch (error) {
+    return { binding: null, reason: error instanceof Error ? error.message : String(error) }
+  }
+}
+
+/** The addon, or null where it is not built or does not load. Tried once a process. */
+export function tryLoadBinding(): Binding | null {
+  loaded ??= load()
+  return loaded.binding
+}
+
+/** Why {@link tryLoadBinding} answers null; null when it does not. */
+export function bindingMissingReason(): string | null {
+  loaded ??= load()
+  return loaded.reason
+}
