@@ -1,0 +1,298 @@
+/** Random operations on the catalogue, each with what the model says must come of it. */
+import type { Prng } from '../../src/base/prng.ts'
+import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
+import { cutSectors, withVolume, withoutVolume } from './model.ts'
+import type { ModelSnapshot, ModelState, ModelVolume } from './model.ts'
+import { GEOMETRY_LETTERS, geometryByName, sizesOf } from './pool-under-test.ts'
+import type { SimPool } from './pool-under-test.ts'
+import { SECTORS_PER_BLOCK, SECTOR_BYTES, writeStamp } from './stamps.ts'
+
+export type ControlKind =
+  | 'create'
+  | 'import'
+  | 'snapshot'
+  | 'clone'
+  | 'restore'
+  | 'remove'
+  | 'rename'
+  | 'resize'
+  | 'hold'
+  | 'release'
+
+export interface ControlOperation {
+  title: string
+  /** The state when it has happened; null when it must be refused with `code`. */
+  after: ModelState | null
+  code: string | null
+  /** Volumes that no client may have open meanwhile. */
+  closes: string[]
+  run(pool: SimPool): Promise<unknown>
+}
+
+interface Draw {
+  prng: Prng
+  state: ModelState
+  newStamp(): number
+}
+
+/** Enough names to meet again, few enough to stay small. */
+const NAMES_PER_GEOMETRY = 3
+const SNAPSHOT_NAMES = ['s1', 's2', 's3', 's4']
+const VOLUME_COUNT_MAX = 6
+
+function accepted(
+  title: string,
+  after: ModelState,
+  run: ControlOperation['run'],
+  closes: string[] = [],
+): ControlOperation {
+  return { title, after, code: null, closes, run }
+}
+
+function refused(title: string, code: string, run: ControlOperation['run']): ControlOperation {
+  return { title, after: null, code, closes: [], run }
+}
+
+function drawName(prng: Prng, letter?: string): string {
+  return `${letter ?? prng.pick(GEOMETRY_LETTERS)}${prng.between(1, NAMES_PER_GEOMETRY)}`
+}
+
+function drawVolume({ prng, state }: Draw): ModelVolume | null {
+  const volumes = [...state.values()]
+  return volumes.length === 0 ? null : prng.pick(volumes)
+}
+
+function drawSnapshot({ prng, state }: Draw): [ModelVolume, ModelSnapshot] | null {
+  const all = [...state.values()].flatMap((volume) =>
+    volume.snapshots.map((snapshot): [ModelVolume, ModelSnapshot] => [volume, snapshot]),
+  )
+  return all.length === 0 ? null : prng.pick(all)
+}
+
+function emptyVolume(name: string, sizeBytes: number): ModelVolume {
+  const geometry = geometryByName(name)
+  const sectors = new Uint32Array(geometry.sectorCount)
+  return { name, sizeBytes, geometry, sectors, holds: [], snapshots: [] }
+}
+
+function drawCreate({ prng, state }: Draw): ControlOperation | null {
+  const name = drawName(prng)
+  const sizeBytes = prng.pick(sizesOf(geometryByName(name)))
+  const title = `create ${name} ${sizeBytes}`
+  const run = (pool: SimPool): Promise<unknown> => pool.create({ name, sizeBytes })
+  if (state.has(name)) return refused(title, 'exists', run)
+  if (state.size >= VOLUME_COUNT_MAX) return null
+  return accepted(title, withVolume(state, emptyVolume(name, sizeBytes)), run)
+}
+
+/** Every window in pieces, some of them skipped, some of them zeros. */
+function drawImport({ prng, state, newStamp }: Draw): ControlOperation | null {
+  const name = drawName(prng)
+  if (state.has(name) || state.size >= VOLUME_COUNT_MAX) return null
+  const geometry = geometryByName(name)
+  const volume = emptyVolume(name, Math.max(...sizesOf(geometry)))
+  const { sizeBytes } = volume
+  const pieces: { offsetBytes: number; bytes: Uint8Array }[] = []
+  for (const window of geometry.windows) {
+    let block = 0
+    while (block < window.blockCount) {
+      const count = Math.min(prng.between(1, 64), window.blockCount - block)
+      const isZero = prng.chance(0.2)
+      const bytes = new Uint8Array(count * BLOCK_SIZE_BYTES)
+      const first = window.sectorIndex + block * SECTORS_PER_BLOCK
+      for (let index = 0; index < count * SECTORS_PER_BLOCK; index += 1) {
+        const stamp = isZero ? 0 : newStamp()
+        volume.sectors[first + index] = stamp
+        writeStamp(bytes, index * SECTOR_BYTES, stamp)
+      }
+      pieces.push({ offsetBytes: (window.startBlock + block) * BLOCK_SIZE_BYTES, bytes })
+      block += count
+      while (prng.chance(0.2)) block += 1
+    }
+  }
+  const isAborted = prng.chance(0.2)
+  const run = async (pool: SimPool): Promise<unknown> => {
+    const bulk = await pool.beginImport({ name, sizeBytes })
+    for (const { offsetBytes, bytes } of pieces) await bulk.write(offsetBytes, bytes)
+    return isAborted ? bulk.abort() : bulk.commit()
+  }
+  const title = `import ${name}${isAborted ? ' aborted' : ''}`
+  return accepted(title, isAborted ? state : withVolume(state, volume), run)
+}
+
+/** One to three volumes at once, all or nothing. */
+function drawSnapshots(draw: Draw): ControlOperation | null {
+  const { prng, state } = draw
+  const volumes = [...state.values()]
+  if (volumes.length === 0) return null
+  prng.shuffle(volumes)
+  const chosen = volumes.slice(0, prng.between(1, 3))
+  const snapshot = prng.pick(SNAPSHOT_NAMES)
+  const names = chosen.map((volume) => `${volume.name}@${snapshot}`)
+  const title = `snapshot ${names}`
+  const run = (pool: SimPool): Promise<unknown> => pool.snapshot(names)
+  if (chosen.some((volume) => volume.snapshots.some((one) => one.name === snapshot))) {
+    return refused(title, 'exists', run)
+  }
+  let after = state
+  for (const volume of chosen) {
+    const { sizeBytes, sectors } = volume
+    const snapshots = [...volume.snapshots, { name: snapshot, sizeBytes, sectors, holds: [] }]
+    after = withVolume(after, { ...volume, snapshots })
+  }
+  return accepted(title, after, run)
+}
+
+function drawClone(draw: Draw): ControlOperation | null {
+  const { prng, state } = draw
+  const pair = prng.chance(0.7) ? drawSnapshot(draw) : null
+  const volume = pair === null ? drawVolume(draw) : pair[0]
+  if (volume === null || state.size >= VOLUME_COUNT_MAX) return null
+  const { sizeBytes, sectors } = pair === null ? volume : pair[1]
+  const source = pair === null ? volume.name : `${volume.name}@${pair[1].name}`
+  const wanted = [drawName(prng, volume.name[0]), drawName(prng, volume.name[0])]
+  const names = [...new Set(wanted.slice(0, prng.between(1, 2)))]
+  const title = `clone ${source} ${names}`
+  const run = (pool: SimPool): Promise<unknown> => pool.clone(source, names)
+  if (names.some((name) => state.has(name))) return refused(title, 'exists', run)
+  let after = state
+  for (const name of names) {
+    after = withVolume(after, { ...volume, name, sizeBytes, sectors, holds: [], snapshots: [] })
+  }
+  return accepted(title, after, run)
+}
+
+function drawRestore(draw: Draw): ControlOperation | null {
+  const pair = drawSnapshot(draw)
+  if (pair === null) return null
+  const [volume, snapshot] = pair
+  const { sizeBytes, sectors } = snapshot
+  const name = `${volume.name}@${snapshot.name}`
+  const after = withVolume(draw.state, { ...volume, sizeBytes, sectors })
+  return accepted(`restore ${name}`, after, (pool) => pool.restore(name), [volume.name])
+}
+
+function drawRemove(draw: Draw): ControlOperation | null {
+  const { prng, state } = draw
+  const pair = prng.chance(0.6) ? drawSnapshot(draw) : null
+  const volume = pair === null ? drawVolume(draw) : pair[0]
+  if (volume === null) return null
+  const name = pair === null ? volume.name : `${volume.name}@${pair[1].name}`
+  const recursive = prng.chance(0.5)
+  const title = `remove ${name}${recursive ? ' recursive' : ''}`
+  const run = (pool: SimPool): Promise<unknown> =>
+    pool.remove({ names: [name], recursive, dryRun: false })
+  if (pair !== null) {
+    if (pair[1].holds.length > 0) return refused(title, 'busy', run)
+    const snapshots = volume.snapshots.filter((one) => one !== pair[1])
+    return accepted(title, withVolume(state, { ...volume, snapshots }), run)
+  }
+  const isHeld =
+    volume.holds.length > 0 || volume.snapshots.some((snapshot) => snapshot.holds.length > 0)
+  const isRefused = isHeld || (!recursive && volume.snapshots.length > 0)
+  const closes = [name]
+  return {
+    title,
+    after: withoutVolume(state, name),
+    code: null,
+    closes,
+    run,
+    ...refusal(isRefused),
+  }
+}
+
+function refusal(isRefused: boolean): Partial<ControlOperation> {
+  return isRefused ? { after: null, code: 'busy' } : {}
+}
+
+function drawRename(draw: Draw): ControlOperation | null {
+  const { prng, state } = draw
+  const pair = prng.chance(0.5) ? drawSnapshot(draw) : null
+  if (pair !== null) {
+    const [volume, snapshot] = pair
+    const name = prng.pick(SNAPSHOT_NAMES)
+    const [from, to] = [`${volume.name}@${snapshot.name}`, `${volume.name}@${name}`]
+    if (from === to) return null
+    const run = (pool: SimPool): Promise<unknown> => pool.rename(from, to)
+    const title = `rename ${from} ${to}`
+    if (volume.snapshots.some((one) => one.name === name)) return refused(title, 'exists', run)
+    const snapshots = volume.snapshots.map((one) => (one === snapshot ? { ...one, name } : one))
+    return accepted(title, withVolume(state, { ...volume, snapshots }), run)
+  }
+  const volume = drawVolume(draw)
+  if (volume === null) return null
+  const name = drawName(prng, volume.name[0])
+  if (name === volume.name) return null
+  const title = `rename ${volume.name} ${name}`
+  const run = (pool: SimPool): Promise<unknown> => pool.rename(volume.name, name)
+  if (state.has(name)) return refused(title, 'exists', run)
+  const after = withVolume(withoutVolume(state, volume.name), { ...volume, name })
+  return accepted(title, after, run, [volume.name])
+}
+
+function drawResize(draw: Draw): ControlOperation | null {
+  const volume = drawVolume(draw)
+  if (volume === null) return null
+  const { name } = volume
+  const sizeBytes = draw.prng.pick(sizesOf(volume.geometry))
+  if (sizeBytes === volume.sizeBytes) return null
+  const sectors = sizeBytes < volume.sizeBytes ? cutSectors(volume, sizeBytes) : volume.sectors
+  const after = withVolume(draw.state, { ...volume, sizeBytes, sectors })
+  const title = `resize ${name} ${sizeBytes}`
+  return accepted(title, after, (pool) => pool.resize(name, sizeBytes, true), [name])
+}
+
+function drawHold(draw: Draw): ControlOperation | null {
+  const pair = drawSnapshot(draw)
+  if (pair === null) return null
+  const [volume, snapshot] = pair
+  if (snapshot.holds.includes('kept')) return null
+  return holdsChange(draw.state, volume, snapshot, true)
+}
+
+function drawRelease(draw: Draw): ControlOperation | null {
+  const held = [...draw.state.values()].flatMap((volume) =>
+    volume.snapshots
+      .filter((snapshot) => snapshot.holds.length > 0)
+      .map((snapshot): [ModelVolume, ModelSnapshot] => [volume, snapshot]),
+  )
+  if (held.length === 0) return null
+  const [volume, snapshot] = draw.prng.pick(held)
+  return holdsChange(draw.state, volume, snapshot, false)
+}
+
+function holdsChange(
+  state: ModelState,
+  volume: ModelVolume,
+  snapshot: ModelSnapshot,
+  isHeld: boolean,
+): ControlOperation {
+  const name = `${volume.name}@${snapshot.name}`
+  const holds = isHeld ? ['kept'] : []
+  const snapshots = volume.snapshots.map((one) => (one === snapshot ? { ...one, holds } : one))
+  return accepted(
+    `${isHeld ? 'hold' : 'release'} ${name}`,
+    withVolume(state, { ...volume, snapshots }),
+    (pool) => (isHeld ? pool.hold(name, 'kept') : pool.release(name, 'kept')),
+  )
+}
+
+const DRAWERS: Record<ControlKind, (draw: Draw) => ControlOperation | null> = {
+  create: drawCreate,
+  import: drawImport,
+  snapshot: drawSnapshots,
+  clone: drawClone,
+  restore: drawRestore,
+  remove: drawRemove,
+  rename: drawRename,
+  resize: drawResize,
+  hold: drawHold,
+  release: drawRelease,
+}
+
+export const CONTROL_KINDS: readonly ControlKind[] = Object.keys(DRAWERS) as ControlKind[]
+
+/** An operation of `kind`, or null when the state offers nothing to do it to. */
+export function drawControl(kind: ControlKind, draw: Draw): ControlOperation | null {
+  return DRAWERS[kind](draw)
+}

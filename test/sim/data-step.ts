@@ -1,0 +1,380 @@
+/**
+ * One data step: writes, trims, zeroes, flushes and reads in flight together, never two changes
+ * on one block. Keeps the step's outcome in the model as answers arrive.
+ */
+import { Errno } from '../../src/base/errors.ts'
+import type { Prng } from '../../src/base/prng.ts'
+import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
+import { WRITE_FUA, ZERO_NO_HOLE } from '../../src/export/target.ts'
+import type { ExportTarget, TargetCompletion } from '../../src/export/target.ts'
+import type { Arena } from '../../src/io/arena.ts'
+import type { Geometry, History, ModelState, ModelVolume, Step, Window } from './model.ts'
+import {
+  COMMON_BLOCK_COUNT,
+  SECTORS_PER_BLOCK,
+  SECTOR_BYTES,
+  commonStamp,
+  readStamp,
+  writeStamp,
+} from './stamps.ts'
+
+export type DataKind = 'write' | 'trim' | 'zero' | 'read' | 'flush'
+
+export interface DataContext {
+  prng: Prng
+  arena: Arena
+  history: History
+  /** An open target of a volume. */
+  target(volume: string): ExportTarget
+  /** The next unused stamp. */
+  newStamp(): number
+  log(line: string): void
+}
+
+/** One request in flight; its tag is its place in the step. */
+interface Request {
+  kind: DataKind
+  volume: string
+  /** Sectors of the model it covers; a trim may cover those of several windows. */
+  ranges: { firstSector: number; sectorCount: number }[]
+  isFua: boolean
+  /** Arena piece, or -1. */
+  arenaOffset: number
+  lengthBytes: number
+  /** Requests before this count (by completion) were answered when this was issued. */
+  answeredBefore: number
+  result: number | null
+}
+
+/** A violation found while the pool runs. */
+export class SimViolation extends Error {
+  override readonly name = 'SimViolation'
+}
+
+export class DataStep implements TargetCompletion {
+  readonly step: Step
+  readonly #context: DataContext
+  readonly #requests: Request[] = []
+  /** Changing requests in the order they were answered. */
+  readonly #answered: Request[] = []
+  /** `volume` → model block → the request that changes it. */
+  readonly #busy = new Map<string, Map<number, Request>>()
+  readonly #after: Map<string, ModelVolume>
+  #pendingCount = 0
+  #onIdle: (() => void) | null = null
+  /** The first bad answer other than "no space". */
+  failure = 0
+  noSpaceCount = 0
+  violation: SimViolation | null = null
+
+  constructor(context: DataContext) {
+    this.#context = context
+    this.#after = new Map(context.history.latest)
+    this.step = context.history.begin('data', 'data', this.#after)
+  }
+
+  get pendingCount(): number {
+    return this.#pendingCount
+  }
+
+  /** Resolves when every request has been answered. */
+  whenIdle(): Promise<void> {
+    if (this.#pendingCount === 0) return Promise.resolve()
+    return new Promise((resolve) => {
+      this.#onIdle = resolve
+    })
+  }
+
+  /** Issues one random request of `kind`, or none when the draw hits a busy block. */
+  issue(kind: DataKind, volume: string): void {
+    const request = kind === 'flush' ? this.#flushRequest(volume) : this.#draw(kind, volume)
+    if (request === null) return
+    request.answeredBefore = this.#answered.length
+    this.#requests.push(request)
+    this.#pendingCount += 1
+    this.#start(request, this.#requests.length - 1)
+    if (kind !== 'read' && kind !== 'flush') this.#mark(request)
+  }
+
+  /** Overwrites whole windows, one megabyte a request: fills segments. */
+  issueFill(volume: string): void {
+    const { geometry } = this.#after.get(volume) as ModelVolume
+    const sectorCount = Math.min(256, geometry.sectorCount / SECTORS_PER_BLOCK) * SECTORS_PER_BLOCK
+    const window = geometry.windows[0]
+    if (window.blockCount * SECTORS_PER_BLOCK < sectorCount) return
+    if (!this.#isWithin(volume, window, 0, sectorCount)) return
+    const request = this.#place('write', volume, window, 0, sectorCount)
+    if (request === null) return
+    this.#requests.push(request)
+    this.#pendingCount += 1
+    this.#start(request, this.#requests.length - 1)
+    this.#mark(request)
+  }
+
+  targetComplete(tag: number, result: number): void {
+    const request = this.#requests[tag]
+    if (request.result !== null) this.#complain(`request ${tag} was answered twice`)
+    request.result = result
+    this.#pendingCount -= 1
+    this.#context.log(`  ${tag} ${request.kind} = ${result}`)
+    if (request.kind === 'read') this.#judgeRead(request, tag)
+    else if (request.kind === 'flush') this.#noteFlush(request)
+    else this.#noteChange(request)
+    if (request.arenaOffset >= 0) {
+      this.#context.arena.free(request.arenaOffset, request.lengthBytes)
+    }
+    if (this.#pendingCount === 0) this.#onIdle?.()
+  }
+
+  /** Nothing was changed by this step. */
+  get isEmpty(): boolean {
+    return this.#busy.size === 0
+  }
+
+  #flushRequest(volume: string): Request {
+    return {
+      kind: 'flush',
+      volume,
+      ranges: [],
+      isFua: false,
+      arenaOffset: -1,
+      lengthBytes: 0,
+      answeredBefore: 0,
+      result: null,
+    }
+  }
+
+  #draw(kind: DataKind, volume: string): Request | null {
+    const { prng } = this.#context
+    const { geometry, sizeBytes } = this.#after.get(volume) as ModelVolume
+    if (kind === 'trim' && prng.chance(0.1)) return this.#placeWide(volume, geometry, sizeBytes)
+    const window = prng.pick(geometry.windows)
+    const lengthMax = Math.min(window.blockCount, prng.pick([1, 2, 8, 64, 256]))
+    const blockCount = prng.between(1, lengthMax)
+    const firstBlock = prng.below(window.blockCount - blockCount + 1)
+    let firstSector = firstBlock * SECTORS_PER_BLOCK
+    let sectorCount = blockCount * SECTORS_PER_BLOCK
+    if (prng.chance(0.25)) {
+      const cut = prng.below(sectorCount)
+      firstSector += cut
+      sectorCount = prng.between(1, sectorCount - cut)
+    }
+    if (!this.#isWithin(volume, window, firstSector, sectorCount)) return null
+    return this.#place(kind, volume, window, firstSector, sectorCount)
+  }
+
+  #isWithin(volume: string, window: Window, firstSector: number, sectorCount: number): boolean {
+    const { sizeBytes } = this.#after.get(volume) as ModelVolume
+    const endBytes =
+      window.startBlock * BLOCK_SIZE_BYTES + (firstSector + sectorCount) * SECTOR_BYTES
+    return endBytes <= sizeBytes
+  }
+
+  #place(
+    kind: DataKind,
+    volume: string,
+    window: Window,
+    firstSector: number,
+    sectorCount: number,
+  ): Request | null {
+    const { prng, arena } = this.#context
+    const range = { firstSector: window.sectorIndex + firstSector, sectorCount }
+    if (kind !== 'read' && this.#isBusy(volume, [range])) return null
+    const lengthBytes = sectorCount * SECTOR_BYTES
+    const needsMemory = kind === 'write' || kind === 'read'
+    const arenaOffset = needsMemory ? arena.allocate(lengthBytes) : -1
+    if (needsMemory && arenaOffset < 0) return null
+    const isFua = kind !== 'read' && prng.chance(0.15)
+    const ranges = [range]
+    return {
+      kind,
+      volume,
+      ranges,
+      isFua,
+      arenaOffset,
+      lengthBytes,
+      answeredBefore: 0,
+      result: null,
+    }
+  }
+
+  /** A trim from one window into another, over all that lies between. */
+  #placeWide(volume: string, geometry: Geometry, sizeBytes: number): Request | null {
+    const ranges = geometry.windows
+      .filter((window) => (window.startBlock + window.blockCount) * BLOCK_SIZE_BYTES <= sizeBytes)
+      .map((window) => ({
+        firstSector: window.sectorIndex,
+        sectorCount: window.blockCount * SECTORS_PER_BLOCK,
+      }))
+    if (ranges.length === 0 || this.#isBusy(volume, ranges)) return null
+    const last = geometry.windows[ranges.length - 1]
+    const lengthBytes = (last.startBlock + last.blockCount) * BLOCK_SIZE_BYTES
+    return {
+      kind: 'trim',
+      volume,
+      ranges,
+      isFua: false,
+      arenaOffset: -1,
+      lengthBytes,
+      answeredBefore: 0,
+      result: null,
+    }
+  }
+
+  #isBusy(volume: string, ranges: Request['ranges']): boolean {
+    const busy = this.#busy.get(volume)
+    if (busy === undefined) return false
+    return ranges.some((range) => [...modelBlocksOf(range)].some((block) => busy.has(block)))
+  }
+
+  /** Hands the request to the target; a wide trim starts at 0, others where their range lies. */
+  #start(request: Request, tag: number): void {
+    const { prng, log } = this.#context
+    const target = this.#context.target(request.volume)
+    const offsetBytes = this.#offsetOf(request)
+    const { lengthBytes, arenaOffset } = request
+    const flags = request.isFua ? WRITE_FUA : 0
+    log(`  ${tag} ${request.kind} ${request.volume} ${offsetBytes}+${lengthBytes} flags=${flags}`)
+    switch (request.kind) {
+      case 'write':
+        this.#fillWrite(request)
+        target.write(offsetBytes, lengthBytes, arenaOffset, flags, this, tag)
+        return
+      case 'trim':
+        target.trim(offsetBytes, lengthBytes, flags, this, tag)
+        return
+      case 'zero': {
+        const hole = prng.chance(0.5) ? ZERO_NO_HOLE : 0
+        target.zero(offsetBytes, lengthBytes, flags | hole, this, tag)
+        return
+      }
+      case 'read':
+        this.#context.arena.memory.fill(0xee, arenaOffset, arenaOffset + lengthBytes)
+        target.read(offsetBytes, lengthBytes, arenaOffset, this, tag)
+        return
+      case 'flush':
+        target.flush(this, tag)
+    }
+  }
+
+  #offsetOf(request: Request): number {
+    if (request.ranges.length !== 1) return 0
+    const { windows } = (this.#after.get(request.volume) as ModelVolume).geometry
+    const { firstSector } = request.ranges[0]
+    const window = windows.findLast((one) => one.sectorIndex <= firstSector) as Window
+    const within = (firstSector - window.sectorIndex) * SECTOR_BYTES
+    return window.startBlock * BLOCK_SIZE_BYTES + within
+  }
+
+  #fillWrite(request: Request): void {
+    const { prng, arena, newStamp } = this.#context
+    const isCommon = prng.chance(0.3)
+    const { firstSector, sectorCount } = request.ranges[0]
+    for (let index = 0; index < sectorCount; index += 1) {
+      const within = (firstSector + index) % SECTORS_PER_BLOCK
+      const block = Math.floor((firstSector + index) / SECTORS_PER_BLOCK)
+      const stamp = isCommon ? commonStamp(block % COMMON_BLOCK_COUNT, within) : newStamp()
+      writeStamp(arena.memory, request.arenaOffset + index * SECTOR_BYTES, stamp)
+    }
+  }
+
+  /** Puts a change into the step's outcome and makes its blocks busy. */
+  #mark(request: Request): void {
+    const sectors = this.#mutable(request.volume)
+    let busy = this.#busy.get(request.volume)
+    if (busy === undefined) this.#busy.set(request.volume, (busy = new Map()))
+    for (const range of request.ranges) {
+      for (const block of modelBlocksOf(range)) busy.set(block, request)
+      for (let index = 0; index < range.sectorCount; index += 1) {
+        const at = request.arenaOffset + index * SECTOR_BYTES
+        const stamp = request.kind === 'write' ? readStamp(this.#context.arena.memory, at) : 0
+        sectors[range.firstSector + index] = stamp
+      }
+    }
+  }
+
+  #mutable(volume: string): Uint32Array {
+    const after = this.#after.get(volume) as ModelVolume
+    const before = (this.step.before as ModelState).get(volume) as ModelVolume
+    if (after.sectors !== before.sectors) return after.sectors
+    const sectors = Uint32Array.from(before.sectors)
+    this.#after.set(volume, { ...after, sectors })
+    return sectors
+  }
+
+  #noteChange(request: Request): void {
+    if (request.result === 0) {
+      this.#answered.push(request)
+      if (request.isFua) this.#require(request)
+    } else if (request.result === -Errno.ENOSPC) {
+      this.noSpaceCount += 1
+      this.#undo(request)
+    } else {
+      this.failure ||= request.result as number
+    }
+  }
+
+  /** Refused for want of space means that nothing of it was done. */
+  #undo(request: Request): void {
+    const sectors = this.#mutable(request.volume)
+    const before = (this.step.before.get(request.volume) as ModelVolume).sectors
+    for (const { firstSector, sectorCount } of request.ranges) {
+      sectors.set(before.subarray(firstSector, firstSector + sectorCount), firstSector)
+    }
+  }
+
+  #noteFlush(request: Request): void {
+    if (request.result !== 0) {
+      if (request.result === -Errno.ENOSPC) this.noSpaceCount += 1
+      else this.failure ||= request.result as number
+      return
+    }
+    this.#context.history.requireBefore(this.step)
+    for (const earlier of this.#answered.slice(0, request.answeredBefore)) this.#require(earlier)
+  }
+
+  #require(request: Request): void {
+    this.#context.history.requireBefore(this.step)
+    const { required } = this.step
+    let blocks = required.get(request.volume)
+    if (blocks === undefined) required.set(request.volume, (blocks = new Set()))
+    for (const range of request.ranges) for (const block of modelBlocksOf(range)) blocks.add(block)
+  }
+
+  /** A read shows each block as before or as after the step; answered changes it must show. */
+  #judgeRead(request: Request, tag: number): void {
+    if (request.result !== 0) {
+      this.#complain(`read ${tag} gave ${request.result}`)
+      return
+    }
+    const { memory } = this.#context.arena
+    const before = (this.step.before.get(request.volume) as ModelVolume).sectors
+    const after = (this.#after.get(request.volume) as ModelVolume).sectors
+    const busy = this.#busy.get(request.volume)
+    const seen = new Set(this.#answered.slice(0, request.answeredBefore))
+    const { firstSector, sectorCount } = request.ranges[0]
+    for (let index = 0; index < sectorCount; index += 1) {
+      const sector = firstSector + index
+      const stamp = readStamp(memory, request.arenaOffset + index * SECTOR_BYTES)
+      const change = busy?.get(Math.floor(sector / SECTORS_PER_BLOCK))
+      if (stamp === after[sector]) continue
+      if (change !== undefined && !seen.has(change) && stamp === before[sector]) continue
+      this.#complain(
+        `read ${tag} of ${request.volume} model sector ${sector}: ` +
+          `found ${stamp}, expected ${after[sector]} (before the step ${before[sector]})`,
+      )
+      return
+    }
+  }
+
+  #complain(fact: string): void {
+    this.violation ??= new SimViolation(fact)
+  }
+}
+
+function* modelBlocksOf(range: { firstSector: number; sectorCount: number }): Generator<number> {
+  const end = Math.ceil((range.firstSector + range.sectorCount) / SECTORS_PER_BLOCK)
+  for (let block = Math.floor(range.firstSector / SECTORS_PER_BLOCK); block < end; block += 1) {
+    yield block
+  }
+}

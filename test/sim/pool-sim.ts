@@ -1,0 +1,475 @@
+/**
+ * One seeded run of a whole pool on a simulated disk: random steps, crashes at any turn (during
+ * recovery too), faults by seed, and after each reopening the judgement of `model.ts`.
+ *
+ * Swarm testing: the seed first draws which kinds of steps this run has and how often, so that
+ * runs differ in character and not only in detail.
+ */
+import { Errno } from '../../src/base/errors.ts'
+import { VarveError } from '../../src/base/errors.ts'
+import { Prng } from '../../src/base/prng.ts'
+import { MIB } from '../../src/base/units.ts'
+import type { ExportTarget } from '../../src/export/target.ts'
+import { SimIo } from '../../src/io/sim-io.ts'
+import { drawControl } from './control-steps.ts'
+import type { ControlKind, ControlOperation } from './control-steps.ts'
+import { DataStep, SimViolation } from './data-step.ts'
+import type { DataKind } from './data-step.ts'
+import { History, findDifference } from './model.ts'
+import { readState, targetResult } from './pool-under-test.ts'
+import type { PoolMaker, SimPool } from './pool-under-test.ts'
+import { STAMP_UNIQUE_FIRST } from './stamps.ts'
+
+export interface PoolSimOptions {
+  seed: number
+  stepCount: number
+  /** The canary: syncs lie. */
+  brokenSync: boolean
+  /** Sync and write errors, a full disk; drawn from the seed. */
+  faults: boolean
+  /** Leaves out all other kinds of steps. */
+  only?: readonly StepKind[]
+  arenaMemory: Buffer
+}
+
+export interface PoolSimReport {
+  stepCount: number
+  crashCount: number
+  turnCount: number
+  failureCount: number
+  noSpaceCount: number
+}
+
+export type StepKind =
+  | ControlKind
+  | 'data'
+  | 'flush'
+  | 'fill'
+  | 'checkpoint'
+  | 'reclaim'
+  | 'verify'
+  | 'reopen'
+  | 'crash'
+  | 'fault'
+
+const DATA_KINDS: readonly DataKind[] = ['write', 'trim', 'zero', 'read', 'flush']
+
+/** Usual weights of steps; each run multiplies them by weights of its own. */
+const STEP_WEIGHTS: Record<StepKind, number> = {
+  data: 30,
+  flush: 4,
+  fill: 0.3,
+  checkpoint: 2,
+  reclaim: 1,
+  verify: 1,
+  reopen: 1,
+  crash: 3,
+  fault: 1,
+  create: 6,
+  import: 1,
+  snapshot: 5,
+  clone: 3,
+  restore: 2,
+  remove: 3,
+  rename: 2,
+  resize: 2,
+  hold: 1,
+  release: 1,
+}
+const STEP_KINDS = Object.keys(STEP_WEIGHTS) as StepKind[]
+
+/** The world ended while something was waited for. */
+class Crashed extends Error {}
+
+/** Runs one seed; throws with everything needed to repeat it. */
+export async function runPoolSim(
+  maker: PoolMaker,
+  options: PoolSimOptions,
+): Promise<PoolSimReport> {
+  const sim = new PoolSim(maker, options)
+  try {
+    return await sim.run()
+  } catch (error) {
+    const { arenaMemory: _, ...told } = options
+    const cause = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    throw new SimViolation(
+      `${JSON.stringify(told)}\n${sim.log.slice(-60).join('\n')}\n` +
+        `events:\n${sim.events.slice(-12).join('\n')}\n${cause}`,
+      { cause: error },
+    )
+  }
+}
+
+class PoolSim {
+  readonly log: string[] = []
+  readonly #maker: PoolMaker
+  readonly #options: PoolSimOptions
+  readonly #prng: Prng
+  readonly #history = new History()
+  readonly #targets = new Map<string, ExportTarget>()
+  readonly #stepWeights: number[]
+  readonly #dataWeights: number[]
+  readonly #requestCountMax: number
+  #io: SimIo
+  #pool: SimPool | null = null
+  #isCreated = false
+  #stampNext = STAMP_UNIQUE_FIRST
+  /** Turns until the world ends, or Infinity. */
+  #turnsLeft = Infinity
+  #hasFailed = false
+  readonly #report: PoolSimReport = {
+    stepCount: 0,
+    crashCount: 0,
+    turnCount: 0,
+    failureCount: 0,
+    noSpaceCount: 0,
+  }
+
+  constructor(maker: PoolMaker, options: PoolSimOptions) {
+    this.#maker = maker
+    this.#options = options
+    const { seed, brokenSync, arenaMemory } = options
+    this.#prng = new Prng(seed)
+    this.#io = new SimIo({ seed: this.#prng.nextU32(), brokenSync, arenaMemory })
+    const factor = (): number => this.#prng.pick([0, 0.3, 1, 1, 3])
+    this.#stepWeights = STEP_KINDS.map((kind) => {
+      const isLeftOut = options.only !== undefined && !options.only.includes(kind)
+      const weight = isLeftOut ? 0 : STEP_WEIGHTS[kind] * factor()
+      if (kind === 'fault') return options.faults ? weight : 0
+      return kind === 'create' || kind === 'data' ? weight + 1 : weight
+    })
+    this.#dataWeights = DATA_KINDS.map((kind) => factor() * (kind === 'flush' ? 0.3 : 1))
+    this.#dataWeights[0] += 1
+    this.#requestCountMax = this.#prng.pick([1, 2, 8, 24])
+  }
+
+  get events(): string[] {
+    return this.#io.events
+  }
+
+  async run(): Promise<PoolSimReport> {
+    await this.#reopen()
+    while (this.#report.stepCount < this.#options.stepCount) {
+      this.#report.stepCount += 1
+      const kind = STEP_KINDS[this.#prng.weighted(this.#stepWeights)]
+      try {
+        await this.#step(kind)
+        if (this.#hasFailed) await this.#leaveFailed()
+      } catch (error) {
+        if (!(error instanceof Crashed)) throw error
+        await this.#reopen()
+      }
+    }
+    this.#turnsLeft = Infinity
+    await this.#verify()
+    await this.#closePool()
+    await this.#reopen()
+    await this.#closePool()
+    return this.#report
+  }
+
+  async #step(kind: StepKind): Promise<void> {
+    switch (kind) {
+      case 'data':
+        return this.#dataStep(DATA_KINDS, this.#prng.between(1, this.#requestCountMax))
+      case 'flush':
+        return this.#dataStep(['flush'], 1)
+      case 'fill':
+        return this.#fillSegments()
+      case 'checkpoint':
+        return this.#checkpoint()
+      case 'reclaim':
+        return this.#reclaim()
+      case 'verify':
+        return this.#verify()
+      case 'reopen':
+        await this.#closePool()
+        return this.#reopen()
+      case 'crash':
+        this.#turnsLeft = this.#prng.pick([0, this.#prng.below(10), this.#prng.below(200)])
+        this.#note(`crash in ${this.#turnsLeft} turns`)
+        return
+      case 'fault':
+        return this.#injectFault()
+      default:
+        return this.#controlStep(kind)
+    }
+  }
+
+  /** Waits in virtual time; throws {@link Crashed} when the world ends first. */
+  async #drive<T>(outcome: Promise<T>): Promise<T> {
+    const result = await this.#io.runUntil(outcome, () => {
+      this.#report.turnCount += 1
+      if (this.#turnsLeft <= 0) {
+        this.#io.crash({ kind: this.#prng.chance(0.8) ? 'power' : 'process' })
+        return false
+      }
+      this.#turnsLeft -= 1
+      return true
+    })
+    if (this.#io.isDead) throw new Crashed()
+    return result as T
+  }
+
+  async #dataStep(kinds: readonly DataKind[], requestCount: number): Promise<void> {
+    const names = [...this.#history.latest.keys()]
+    if (names.length === 0) return
+    this.#note('data step')
+    const step = this.#newDataStep()
+    const weights = DATA_KINDS.map((kind, index) =>
+      kinds.includes(kind) ? (kinds.length === 1 ? 1 : this.#dataWeights[index]) : 0,
+    )
+    for (let index = 0; index < requestCount; index += 1) {
+      step.issue(DATA_KINDS[this.#prng.weighted(weights)], this.#prng.pick(names))
+      // Some are issued in one turn, some while earlier ones are on their way.
+      if (this.#prng.chance(0.3)) await this.#drive(this.#turns(this.#prng.between(1, 6)))
+    }
+    await this.#endDataStep(step)
+  }
+
+  #newDataStep(): DataStep {
+    return new DataStep({
+      prng: this.#prng,
+      arena: this.#io.arena,
+      history: this.#history,
+      target: (volume) => this.#target(volume),
+      newStamp: () => this.#newStamp(),
+      log: (line) => this.#note(line),
+    })
+  }
+
+  async #endDataStep(step: DataStep): Promise<void> {
+    await this.#drive(step.whenIdle())
+    if (step.violation !== null) throw step.violation
+    if (step.isEmpty) this.#history.cancel(step.step)
+    this.#report.noSpaceCount += step.noSpaceCount
+    if (step.noSpaceCount > 0 && !this.#options.faults) throw new SimViolation('no space: why?')
+    if (step.failure !== 0) this.#noteFailure(`errno ${-step.failure}`)
+  }
+
+  /** Resolves after some more turns, whatever happens in them. */
+  #turns(count: number): Promise<void> {
+    return new Promise((resolve) => {
+      const next = (left: number): void => {
+        if (left === 0) resolve()
+        else this.#io.setTimer(0.01 * this.#prng.below(100), () => next(left - 1))
+      }
+      next(count)
+    })
+  }
+
+  /** Enough megabytes to end a segment. */
+  async #fillSegments(): Promise<void> {
+    const name = [...this.#history.latest.keys()].find((one) => one.startsWith('b'))
+    if (name === undefined) return
+    this.#note('fill')
+    for (let count = this.#prng.between(8, 70); count > 0; count -= 1) {
+      const step = this.#newDataStep()
+      step.issueFill(name)
+      await this.#endDataStep(step)
+      if (this.#hasFailed) return
+    }
+  }
+
+  async #controlStep(kind: ControlKind): Promise<void> {
+    const operation = drawControl(kind, {
+      prng: this.#prng,
+      state: this.#history.latest,
+      newStamp: () => this.#newStamp(),
+    })
+    if (operation === null) return
+    this.#note(`${operation.title}${operation.code === null ? '' : ` (must be ${operation.code})`}`)
+    for (const name of operation.closes) this.#closeTarget(name)
+    const pool = this.#mustPool()
+    const after = operation.after ?? this.#history.latest
+    const step = this.#history.begin('control', operation.title, after)
+    try {
+      await this.#drive(operation.run(pool))
+    } catch (error) {
+      if (!(error instanceof VarveError)) throw error
+      this.#judgeRefusal(operation, error)
+      if (error.code !== 'io' && error.code !== 'pool-failed') this.#history.cancel(step)
+      return
+    }
+    if (operation.code !== null) {
+      throw new SimViolation(`${operation.title} was taken, must be refused: ${operation.code}`)
+    }
+    // An operation on the catalogue is durable when it is answered.
+    this.#history.requireAll()
+  }
+
+  #judgeRefusal(operation: ControlOperation, error: VarveError): void {
+    this.#note(`  refused: ${error.code}: ${error.message}`)
+    if (error.code === operation.code) return
+    if (this.#options.faults && error.code === 'no-space') {
+      this.#report.noSpaceCount += 1
+    } else if (this.#options.faults && (error.code === 'io' || error.code === 'pool-failed')) {
+      this.#noteFailure(error.message)
+    } else {
+      throw error
+    }
+  }
+
+  async #checkpoint(): Promise<void> {
+    this.#note('checkpoint')
+    await this.#maintain(this.#mustPool().checkpoint())
+    if (!this.#hasFailed) this.#history.requireAll()
+  }
+
+  async #reclaim(): Promise<void> {
+    this.#note('reclaim')
+    await this.#maintain(this.#mustPool().reclaim())
+  }
+
+  async #maintain(work: Promise<unknown>): Promise<void> {
+    try {
+      await this.#drive(work)
+    } catch (error) {
+      if (!(error instanceof VarveError) || !this.#options.faults) throw error
+      this.#note(`  refused: ${error.code}: ${error.message}`)
+      this.#noteFailure(error.message)
+    }
+  }
+
+  /** Nothing is in flight: what the pool shows must be the model's latest state. */
+  async #verify(): Promise<void> {
+    this.#note('verify')
+    const found = await this.#drive(readState(this.#io, this.#mustPool()))
+    const fault = findDifference(this.#history.latest, found)
+    if (fault !== null) throw new SimViolation(`the running pool differs: ${fault}`)
+  }
+
+  #injectFault(): void {
+    const prng = this.#prng
+    const aim = { path: prng.pick(['segment', '']), skip: prng.below(6), times: 1 }
+    const errno = Errno.EIO
+    const kind = prng.pick(['sync-error', 'write-error', 'no-space', 'room', 'slow'] as const)
+    this.#note(`fault ${kind} skip=${aim.skip}`)
+    if (kind === 'room') this.#io.disk.setCapacity(2 ** 40)
+    else if (kind === 'slow') this.#io.setSlowness(prng.pick([0.1, 1, 10]))
+    else if (kind === 'no-space') {
+      this.#io.disk.setCapacity(this.#io.disk.usedBytes + prng.below(3 * MIB))
+    } else this.#io.addFault({ kind, ...aim, errno })
+  }
+
+  /** I10: a failed pool takes no writes, serves reads, says why; reopening recovers. */
+  async #leaveFailed(): Promise<void> {
+    this.#hasFailed = false
+    const pool = this.#mustPool()
+    const { failure } = await this.#drive(pool.info())
+    if (failure !== null) {
+      this.#note(`failed: ${failure}`)
+      await this.#expectSticky()
+    }
+    this.#io.disk.clearFaults()
+    this.#io.disk.setCapacity(2 ** 40)
+    if (this.#prng.chance(0.5)) {
+      this.#turnsLeft = 0
+    } else {
+      this.#targets.clear()
+      await this.#drive(pool.close().then(undefined, () => undefined))
+      this.#turnsLeft = 0
+    }
+    await this.#drive(this.#turns(1))
+  }
+
+  async #expectSticky(): Promise<void> {
+    const [name] = this.#history.latest.keys()
+    if (name === undefined) return
+    const { arena } = this.#io
+    const at = arena.allocate(4096)
+    const target = this.#target(name)
+    const wrote = await this.#drive(targetResult((done) => target.write(0, 4096, at, 0, done, 0)))
+    if (wrote !== -Errno.EIO) throw new SimViolation(`a failed pool answered a write: ${wrote}`)
+    const flushed = await this.#drive(targetResult((done) => target.flush(done, 0)))
+    if (flushed === 0) throw new SimViolation('a failed pool answered a flush with success')
+    const read = await this.#drive(targetResult((done) => target.read(0, 4096, at, done, 0)))
+    if (read !== 0) throw new SimViolation(`a failed pool does not serve reads: ${read}`)
+    arena.free(at, 4096)
+  }
+
+  #noteFailure(why: string): void {
+    if (!this.#options.faults) throw new SimViolation(`failed without a fault: ${why}`)
+    this.#note(`  failure: ${why}`)
+    this.#report.failureCount += 1
+    this.#hasFailed = true
+  }
+
+  async #closePool(): Promise<void> {
+    this.#note('close')
+    for (const name of [...this.#targets.keys()]) this.#closeTarget(name)
+    const pool = this.#mustPool()
+    this.#io.disk.clearFaults()
+    this.#io.disk.setCapacity(2 ** 40)
+    await this.#drive(pool.close())
+    this.#pool = null
+    this.#history.requireAll()
+  }
+
+  /** Opens the pool again and again until an opening survives, then judges what it shows. */
+  async #reopen(): Promise<void> {
+    for (;;) {
+      this.#targets.clear()
+      this.#pool = null
+      if (this.#io.isDead) {
+        this.#report.crashCount += 1
+        this.#io = this.#io.reboot()
+        this.#io.disk.clearFaults()
+        this.#io.disk.setCapacity(2 ** 40)
+        this.#note('reboot')
+      }
+      this.#turnsLeft = this.#prng.chance(0.25) ? this.#prng.below(80) : Infinity
+      try {
+        await this.#openOnce()
+        return
+      } catch (error) {
+        if (!(error instanceof Crashed)) throw error
+        this.#note('crash while opening')
+      }
+    }
+  }
+
+  async #openOnce(): Promise<void> {
+    if (!this.#isCreated) {
+      this.#turnsLeft = Infinity
+      this.#pool = await this.#drive(this.#maker.create(this.#io))
+      this.#isCreated = true
+      return
+    }
+    const complaints = await this.#drive(this.#maker.check(this.#io))
+    if (complaints.length > 0) throw new SimViolation(`check:\n${complaints.join('\n')}`)
+    this.#pool = await this.#drive(this.#maker.open(this.#io))
+    const found = await this.#drive(readState(this.#io, this.#pool))
+    this.#turnsLeft = Infinity
+    const fault = this.#history.adopt(found)
+    if (fault !== null) throw new SimViolation(`recovery shows an illegal state:\n${fault}`)
+  }
+
+  #target(volume: string): ExportTarget {
+    const open = this.#targets.get(volume)
+    if (open !== undefined) return open
+    const target = this.#mustPool().openTarget(volume, 'guest')
+    if (target === null) throw new SimViolation(`${volume} cannot be opened`)
+    this.#targets.set(volume, target)
+    return target
+  }
+
+  #closeTarget(volume: string): void {
+    this.#targets.get(volume)?.close()
+    this.#targets.delete(volume)
+  }
+
+  #mustPool(): SimPool {
+    if (this.#pool === null) throw new Error('the pool is open between steps')
+    return this.#pool
+  }
+
+  #newStamp(): number {
+    this.#stampNext += 1
+    return this.#stampNext
+  }
+
+  #note(line: string): void {
+    this.log.push(`${this.#report.stepCount}. ${line}`)
+  }
+}

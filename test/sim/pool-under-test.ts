@@ -1,0 +1,130 @@
+/** What the simulation needs of a pool, and how it reads all of one back into the model's terms. */
+import { BLOCK_SIZE_BYTES, TIB } from '../../src/base/units.ts'
+import type { ExportTarget, TargetCompletion } from '../../src/export/target.ts'
+import type { Arena } from '../../src/io/arena.ts'
+import type { Io } from '../../src/io/io.ts'
+import type { PoolOperations } from '../../src/pool/types.ts'
+import { blocksWithin, geometryOf } from './model.ts'
+import type { Geometry, ModelSnapshot, ModelState, ModelVolume } from './model.ts'
+import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp } from './stamps.ts'
+
+export interface SimPool extends PoolOperations {
+  openTarget(name: string, client: string): ExportTarget | null
+  checkpoint(): Promise<unknown>
+  close(): Promise<unknown>
+}
+
+export interface PoolMaker {
+  create(io: Io): Promise<SimPool>
+  open(io: Io): Promise<SimPool>
+  /** Judges a closed or crashed pool offline; complaints, none when it is sound. */
+  check(io: Io): Promise<string[]>
+}
+
+const FAR_BLOCKS = (64 * TIB) / BLOCK_SIZE_BYTES
+
+/** The first letter of a volume's name says which parts of it are modelled. */
+const GEOMETRIES: Record<string, Geometry> = {
+  a: geometryOf([[0, 64]]),
+  b: geometryOf([[0, 600]]),
+  // Both ends, the seams of every level of the map, and a place in the middle of nowhere.
+  f: geometryOf([
+    [0, 16],
+    [2 ** 9 - 8, 16],
+    [2 ** 18 - 8, 16],
+    [2 ** 27 - 8, 16],
+    [11_111_111_111, 16],
+    [FAR_BLOCKS - 16, 16],
+  ]),
+}
+
+export const GEOMETRY_LETTERS: readonly string[] = Object.keys(GEOMETRIES)
+
+export function geometryByName(name: string): Geometry {
+  const geometry = GEOMETRIES[name[0]]
+  if (geometry === undefined) throw new Error(`a volume that nobody made: ${name}`)
+  return geometry
+}
+
+/** Sizes that a volume of this geometry may have: ends and middles of its windows. */
+export function sizesOf(geometry: Geometry): number[] {
+  return geometry.windows.flatMap(({ startBlock, blockCount }) => [
+    (startBlock + blockCount) * BLOCK_SIZE_BYTES,
+    (startBlock + Math.ceil(blockCount / 2)) * BLOCK_SIZE_BYTES,
+  ])
+}
+
+/** A promise for one operation of a target. */
+export function targetResult(start: (completion: TargetCompletion) => void): Promise<number> {
+  return new Promise((resolve) => {
+    start({ targetComplete: (_tag, result) => resolve(result) })
+  })
+}
+
+async function readSectors(
+  arena: Arena,
+  target: ExportTarget,
+  geometry: Geometry,
+): Promise<Uint32Array> {
+  const sectors = new Uint32Array(geometry.sectorCount)
+  const blocks = [...blocksWithin(geometry, target.sizeBytes)]
+  const runs: { modelBlock: number; blockIndex: number; count: number }[] = []
+  for (const { modelBlock, blockIndex } of blocks) {
+    const last = runs.at(-1)
+    if (last !== undefined && last.blockIndex + last.count === blockIndex && last.count < 64) {
+      last.count += 1
+    } else {
+      runs.push({ modelBlock, blockIndex, count: 1 })
+    }
+  }
+  for (const { modelBlock, blockIndex, count } of runs) {
+    const lengthBytes = count * BLOCK_SIZE_BYTES
+    const at = arena.allocate(lengthBytes)
+    if (at < 0) throw new Error('the arena leaked: no room to read')
+    // What the target leaves untouched must not pass for an answer.
+    arena.memory.fill(0xee, at, at + lengthBytes)
+    const offsetBytes = blockIndex * BLOCK_SIZE_BYTES
+    const result = await targetResult((done) => target.read(offsetBytes, lengthBytes, at, done, 0))
+    if (result !== 0) throw new Error(`${target.name}: reading block ${blockIndex} gave ${result}`)
+    for (let index = 0; index < count * SECTORS_PER_BLOCK; index += 1) {
+      const stamp = readStamp(arena.memory, at + index * SECTOR_BYTES)
+      sectors[modelBlock * SECTORS_PER_BLOCK + index] = stamp
+    }
+    arena.free(at, lengthBytes)
+  }
+  return sectors
+}
+
+async function readDisk(
+  io: Io,
+  pool: SimPool,
+  name: string,
+  geometry: Geometry,
+): Promise<Uint32Array> {
+  const target = pool.openTarget(name, 'reader')
+  if (target === null) throw new Error(`${name} is listed and cannot be opened`)
+  const sectors = await readSectors(io.arena, target, geometry)
+  target.close()
+  return sectors
+}
+
+/** Everything the pool holds, read the way a guest reads. */
+export async function readState(io: Io, pool: SimPool): Promise<ModelState> {
+  const state = new Map<string, ModelVolume>()
+  for (const { name, sizeBytes, holds, snapshots: infos } of await pool.volumes()) {
+    const geometry = geometryByName(name)
+    const snapshots: ModelSnapshot[] = []
+    for (const info of infos) {
+      const sectors = await readDisk(io, pool, info.name, geometry)
+      snapshots.push({
+        name: info.snapshot,
+        sizeBytes: info.sizeBytes,
+        sectors,
+        holds: [...info.holds],
+      })
+    }
+    const sectors = await readDisk(io, pool, name, geometry)
+    state.set(name, { name, sizeBytes, geometry, sectors, holds: [...holds], snapshots })
+  }
+  return state
+}
