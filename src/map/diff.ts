@@ -38,27 +38,41 @@ interface Frame {
   next: number
 }
 
+/** Blocks from `start` to `end`, exclusive. */
+interface BlockRange {
+  readonly start: number
+  readonly end: number
+}
+
+/** The entry with which a frame whose first block is `blockIndex` begins. */
+function firstIndex(range: BlockRange, blockIndex: number, level: number): number {
+  return Math.max(0, Math.floor((range.start - blockIndex) / SPAN_BLOCK_COUNTS[level]))
+}
+
 /**
- * The ranges below `blockCount` that read differently in `to` than in `from` (null: a map with
- * nothing in it), ascending; neighbours of one kind are merged. Both roots must stay as they are
+ * The ranges from `startBlock` to `endBlock` that read differently in `to` than in `from` (null: a
+ * map with nothing in it), ascending; neighbours of one kind are merged. Both roots must stay as they are
  * until the end: pass copies, raise the epoch of what is written to, release them afterwards.
  * Throws what loading a node throws.
  */
 export async function* diff(
   from: MapRoot | null,
   to: MapRoot,
-  blockCount: number,
+  startBlock: number,
+  endBlock: number,
   reader: NodeReader,
 ): AsyncGenerator<ChangedRun, void, undefined> {
   let run = null as ChangedRun | null
-  for await (const part of changes(from, to, blockCount, new PacedReader(reader))) {
-    const count = Math.min(part.count, blockCount - part.blockIndex)
-    if (run?.kind === part.kind && run.blockIndex + run.count === part.blockIndex) {
+  const range = { start: startBlock, end: endBlock }
+  for await (const part of changes(from, to, range, new PacedReader(reader))) {
+    const blockIndex = Math.max(part.blockIndex, startBlock)
+    const count = Math.min(part.blockIndex + part.count, endBlock) - blockIndex
+    if (run?.kind === part.kind && run.blockIndex + run.count === blockIndex) {
       run.count += count
       continue
     }
     if (run !== null) yield run
-    run = { blockIndex: part.blockIndex, count, kind: part.kind }
+    run = { blockIndex, count, kind: part.kind }
   }
   if (run !== null) yield run
 }
@@ -66,10 +80,10 @@ export async function* diff(
 async function* changes(
   from: MapRoot | null,
   to: MapRoot,
-  blockCount: number,
+  range: BlockRange,
   reader: PacedReader,
 ): AsyncGenerator<ChangedRun, void, undefined> {
-  const top = await topFrame(from, to, reader)
+  const top = await topFrame(from, to, range, reader)
   const stack: Frame[] = top === null ? [] : [top]
   while (stack.length > 0) {
     const frame = stack[stack.length - 1]
@@ -78,11 +92,11 @@ async function* changes(
       continue
     }
     const index = frame.next
-    if (frame.blockIndex + index * SPAN_BLOCK_COUNTS[frame.level] >= blockCount) return
+    if (frame.blockIndex + index * SPAN_BLOCK_COUNTS[frame.level] >= range.end) return
     frame.next += 1
     if (isSame(frame, index)) continue
     if (isNode(frame.from, index) || isNode(frame.to, index)) {
-      stack.push(await childFrame(frame, index, reader))
+      stack.push(await childFrame(frame, index, range, reader))
       continue
     }
     yield changedRun(frame, index)
@@ -92,6 +106,7 @@ async function* changes(
 async function topFrame(
   from: MapRoot | null,
   to: MapRoot,
+  range: BlockRange,
   reader: PacedReader,
 ): Promise<Frame | null> {
   // The same root node, dirty or not, or nothing on both sides.
@@ -108,18 +123,24 @@ async function topFrame(
     to: toView ?? nothing,
     level: NODE_LEVEL_ROOT,
     blockIndex: 0,
-    next: 0,
+    next: firstIndex(range, 0, NODE_LEVEL_ROOT),
   }
 }
 
-async function childFrame(frame: Frame, index: number, reader: PacedReader): Promise<Frame> {
+async function childFrame(
+  frame: Frame,
+  index: number,
+  range: BlockRange,
+  reader: PacedReader,
+): Promise<Frame> {
   const level = frame.level - 1
+  const blockIndex = frame.blockIndex + index * SPAN_BLOCK_COUNTS[frame.level]
   return {
     from: await childView(frame.from, index, level, reader),
     to: await childView(frame.to, index, level, reader),
     level,
-    blockIndex: frame.blockIndex + index * SPAN_BLOCK_COUNTS[frame.level],
-    next: 0,
+    blockIndex,
+    next: firstIndex(range, blockIndex, level),
   }
 }
 

@@ -67,8 +67,11 @@ export interface RemoveRequest {
 
 export interface RemoveReport {
   removed: string[]
-  /** Bytes that no other disk refers to; physical space follows at the next reclaim. */
-  freedBytes: number
+  /**
+   * Of a dry run: bytes that no other disk refers to, which the next reclaim after a removal gives
+   * back. Null after a removal: it is one record whatever the size, and counting is not.
+   */
+  freedBytes: number | null
 }
 
 export interface ReclaimReport {

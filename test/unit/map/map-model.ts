@@ -46,8 +46,9 @@ export class NodeStore implements NodeSource, NodeWriter {
       throw new Error('the disk is gone')
     }
     nodes.forEach((entries, i) => {
-      out[2 * i] = 1_000_000 + Math.floor(this.#next / 16000)
-      out[2 * i + 1] = 1 + (this.#next % 16000)
+      // Addresses that differ in one word only, so that nothing can go by the other alone.
+      out[2 * i] = 1_000_000 + (this.#next >> 4)
+      out[2 * i + 1] = 1 + (this.#next & 15)
       this.#next += 1
       const address = out[2 * i] * ADDRESS_SLOTS + out[2 * i + 1]
       this.nodes.set(address, entries.slice())

@@ -122,7 +122,12 @@ class Workload {
 
   async apply(disk: Disk, change: Change): Promise<void> {
     const made = change.kind === KIND_BLOCK ? change : { ...change, segment: 0, slot: 0 }
+    const found = new Lookup()
+    // Looked up before and after, so that nothing remembered of before can stay.
+    await lookUp(this.tables, disk.root, made.start, 1, found)
     await apply(this.tables, disk.root, disk.epoch ?? -1, made)
+    await lookUp(this.tables, disk.root, made.start, 1, found)
+    assert.deepEqual([found.kind, found.segment, found.slot], [made.kind, made.segment, made.slot])
     disk.content = [...disk.content, made]
   }
 
@@ -236,7 +241,7 @@ t.test('diff and mapped count agree with brute force, flushed or not', async (t)
         const to = disks[0]
         for (const from of [null, ...disks.slice(-3)]) {
           for (const blockCount of [MAP_BLOCK_COUNT, 2 ** 18 + 77]) {
-            const runs = await collect(diff(from?.root ?? null, to.root, blockCount, tables))
+            const runs = await collect(diff(from?.root ?? null, to.root, 0, blockCount, tables))
             t.same(runs, changedRuns(from?.content ?? [], to.content, blockCount))
             changedCount += runs.length
           }
@@ -259,7 +264,7 @@ t.test('diff and walk stand writes, flushes and deletions beside them', async (t
       const to = work.capture(work.disks[work.disks.length - 1])
       const expected = changedRuns(from.content, to.content, MAP_BLOCK_COUNT)
       const runs: ChangedRun[] = []
-      for await (const run of diff(from.root, to.root, MAP_BLOCK_COUNT, work.tables)) {
+      for await (const run of diff(from.root, to.root, 0, MAP_BLOCK_COUNT, work.tables)) {
         runs.push({ ...run })
         await work.step(IN_PLACE)
         work.tables.flushSome(2, work.store)
@@ -382,7 +387,7 @@ t.test('the last block of the address space is a block like any other', async (t
   await assertContent(tables, root, [last])
   tables.flushAll(store)
   await assertContent(tables, root, [last])
-  t.same(await collect(diff(null, root, MAP_BLOCK_COUNT, tables)), [
+  t.same(await collect(diff(null, root, 0, MAP_BLOCK_COUNT, tables)), [
     { blockIndex: start, count: 1, kind: KIND_BLOCK },
   ])
   const found = new Lookup()
@@ -599,4 +604,68 @@ t.test('a flush is bounded, goes bottom up, and failing changes nothing', async 
   await apply(tables, root, 2, { ...content[3] })
   tables.flushAll(lookLevels)
   t.same(levels, [0, 0, 1, 2, 3])
+})
+
+t.test('evicted nodes are gone, nodes in use stay', async (t) => {
+  const store = new NodeStore()
+  const tables = makeTables(store)
+  const root = emptyRoot()
+  const leafCount = 64
+  for (let start = 0; start < leafCount * 512; start += 512) {
+    const change = { start, end: start + 7, kind: KIND_BLOCK, segment: 1 + start, slot: 1 }
+    await apply(tables, root, 1, change)
+  }
+  tables.flushAll(store)
+  const found = new Lookup()
+  for (let i = 0; i < 4 * leafCount; i += 1) {
+    await lookUp(tables, root, 512 * ((i * 5) % leafCount), 1, found)
+    // The first leaf is used all the time.
+    const before = tables.loadCount
+    await lookUp(tables, root, 3, 1, found)
+    t.ok(i === 0 || tables.loadCount === before, 'what is in use is not evicted')
+  }
+  let residentCount = 0
+  for (let start = 0; start < leafCount * 512; start += 512) {
+    if (tables.lookup(root, start, 1, found)) residentCount += 1
+  }
+  t.equal(tables.cachedCount, 16)
+  t.equal(residentCount, 16 - 3, 'all but the path to them')
+})
+
+t.test('trimming whole subtrees loads the paths to its ends only', async (t) => {
+  const store = new NodeStore()
+  const tables = makeTables(store)
+  const root = emptyRoot()
+  for (let start = 0; start < 2 ** 20; start += 2 ** 15) {
+    const change = { start, end: start + 7, kind: KIND_BLOCK, segment: 1 + start, slot: 1 }
+    await apply(tables, root, 1, change)
+  }
+  tables.flushAll(store)
+  const trim = { start: 0, end: 2 ** 27, kind: KIND_UNMAPPED, segment: 0, slot: 0 }
+  const cold = makeTables(store)
+  const whole = cold.copyRoot(root)
+  await apply(cold, whole, 2, trim)
+  t.equal(cold.loadCount, 1, 'the root node')
+  t.equal(cold.dirtyCount, 0)
+  await apply(cold, cold.copyRoot(root), 3, { ...trim, end: 2 ** 18 })
+  t.equal(cold.loadCount, 2, 'and the node below it')
+  t.equal(cold.dirtyCount, 2)
+})
+
+t.test('a count that a write overtook is not remembered', async (t) => {
+  const store = new NodeStore()
+  const tables = makeTables(store)
+  const root = emptyRoot()
+  const change = { start: 0, end: 7, kind: KIND_BLOCK, segment: 1, slot: 1 }
+  await apply(tables, root, 1, change)
+  await apply(tables, root, 1, { ...change, start: 2 ** 20, end: 2 ** 20 + 7 })
+  tables.flushAll(store)
+  await apply(tables, root, 2, { ...change, start: 1, end: 2 })
+  // It waits for nodes of the other half while the half that is counted already changes.
+  const counting = tables.mappedBlockCount(root)
+  for (let start = 512; start < 600; start += 1) {
+    await apply(tables, root, 2, { ...change, start, end: start + 1 })
+  }
+  await counting
+  t.equal(await tables.mappedBlockCount(root), 14 + 88)
 })

@@ -1,0 +1,321 @@
+/**
+ * Everything that has a name, in memory, and the one function that changes it: `apply`, used
+ * alike when an operation has just been journalled and when recovery replays it. It decides
+ * nothing: who calls it has checked that the operation is allowed.
+ */
+import { CorruptionError } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import type { CatalogueLine, CatalogueOperation, DiskState } from '../format/catalogue.ts'
+import { KIND_UNMAPPED, KIND_ZERO } from '../format/node.ts'
+import { EntryKind } from '../format/record.ts'
+import { emptyRoot, rootAddress, rootAt } from '../map/map-root.ts'
+import type { MapRoot } from '../map/map-root.ts'
+import type { PageTables } from '../map/page-tables.ts'
+import { Disk } from './disk.ts'
+
+type CreateOperation = Extract<CatalogueOperation, { op: 'create' }>
+type SnapshotOperation = Extract<CatalogueOperation, { op: 'snapshot' }>
+type CloneOperation = Extract<CatalogueOperation, { op: 'clone' }>
+
+export class Catalogue {
+  readonly #tables: PageTables
+  readonly #disks: Map<number, Disk> = new Map()
+  readonly #volumes: Map<string, Disk> = new Map()
+  /** Ids that went since the last checkpoint and that it knows. */
+  #removedIds: number[] = []
+  #nextEpoch = 1
+  #nextDiskId = 1
+
+  constructor(tables: PageTables) {
+    this.#tables = tables
+  }
+
+  get nextDiskId(): number {
+    return this.#nextDiskId
+  }
+
+  reserveIdsBelow(nextDiskId: number): void {
+    this.#nextDiskId = Math.max(this.#nextDiskId, nextDiskId)
+  }
+
+  /** A number no map state had before. */
+  newEpoch(): number {
+    const epoch = this.#nextEpoch
+    this.#nextEpoch += 1
+    return epoch
+  }
+
+  /** Volumes by name. */
+  volumes(): Disk[] {
+    return [...this.#volumes.values()].sort((a, b) => (a.name < b.name ? -1 : 1))
+  }
+
+  get volumeCount(): number {
+    return this.#volumes.size
+  }
+
+  disks(): IterableIterator<Disk> {
+    return this.#disks.values()
+  }
+
+  get diskCount(): number {
+    return this.#disks.size
+  }
+
+  tryDisk(id: number): Disk | null {
+    return this.#disks.get(id) ?? null
+  }
+
+  tryVolume(name: string): Disk | null {
+    return this.#volumes.get(name) ?? null
+  }
+
+  /** `volume` or `volume@snapshot`. */
+  nameOf(disk: Disk): string {
+    if (!disk.isSnapshot) return disk.name
+    return `${this.#mustDisk(disk.volumeId).name}@${disk.name}`
+  }
+
+  /** Blocks or a range of a record entry: changes the map. Its nodes must be resident. */
+  applyEntry(
+    diskId: number,
+    kind: number,
+    blockIndex: number,
+    count: number,
+    segment: number,
+    slot: number,
+  ): void {
+    const disk = this.#mustDisk(diskId)
+    disk.changed = true
+    if (kind === EntryKind.data) {
+      this.#tables.setBlocks(disk.root, disk.epoch, blockIndex, count, segment, slot)
+    } else {
+      const mapKind = kind === EntryKind.zero ? KIND_ZERO : KIND_UNMAPPED
+      this.#tables.setKind(disk.root, disk.epoch, blockIndex, count, mapKind)
+    }
+  }
+
+  /** Blocks that an operation unmaps, which must be resident first; null for most operations. */
+  unmappedBy(operation: CatalogueOperation): { disk: Disk; blockIndex: number; count: number } | null {
+    if (operation.op !== 'resize') return null
+    const disk = this.#mustDisk(operation.id)
+    const blockIndex = Math.ceil(operation.sizeBytes / BLOCK_SIZE_BYTES)
+    const count = disk.blockCount - blockIndex
+    return count > 0 ? { disk, blockIndex, count } : null
+  }
+
+  apply(operation: CatalogueOperation): void {
+    switch (operation.op) {
+      case 'create':
+        this.#applyCreate(operation)
+        return
+      case 'snapshot':
+        this.#applySnapshot(operation)
+        return
+      case 'clone':
+        this.#applyClone(operation)
+        return
+      case 'restore':
+        this.#applyRestore(this.#mustDisk(operation.volumeId), this.#mustDisk(operation.snapshotId))
+        return
+      case 'remove':
+        for (const id of operation.ids) this.#remove(this.#mustDisk(id))
+        return
+      case 'rename':
+        this.#applyRename(this.#mustDisk(operation.id), operation.name)
+        return
+      case 'resize':
+        this.#applyResize(operation)
+        return
+      case 'hold':
+      case 'release': {
+        const disk = this.#mustDisk(operation.id)
+        disk.changed = true
+        if (operation.op === 'hold') disk.holds.add(operation.tag)
+        else disk.holds.delete(operation.tag)
+      }
+    }
+  }
+
+  /** Takes in a line of a checkpointed catalogue part, oldest part first. */
+  load(line: CatalogueLine): void {
+    if ('removed' in line) {
+      for (const id of line.removed) {
+        const disk = this.#disks.get(id)
+        if (disk !== undefined) this.#forget(disk)
+      }
+      return
+    }
+    const state = line.disk
+    const before = this.#disks.get(state.id)
+    const root = state.root === null ? emptyRoot() : rootAt(state.root[0], state.root[1])
+    const disk = new Disk(state, root, this.newEpoch())
+    disk.changed = false
+    if (before !== undefined) {
+      for (const [name, snapshot] of before.snapshots) disk.snapshots.set(name, snapshot)
+      this.#forget(before)
+    }
+    this.#add(disk)
+  }
+
+  /** Lines of every disk, or of those that changed since the last checkpoint. Needs clean maps. */
+  lines(all: boolean): CatalogueLine[] {
+    const lines: CatalogueLine[] = []
+    // Volumes before their snapshots, snapshots oldest first: the order `load` needs.
+    const order = [...this.#disks.values()].sort(
+      (a, b) => Number(a.isSnapshot) - Number(b.isSnapshot) || a.id - b.id,
+    )
+    for (const disk of order) {
+      if (all || disk.changed) lines.push({ disk: stateOf(disk) })
+    }
+    if (!all && this.#removedIds.length > 0) lines.push({ removed: [...this.#removedIds] })
+    return lines
+  }
+
+  /** The lines just taken are part of a checkpoint being written. */
+  noteCheckpoint(): void {
+    for (const disk of this.#disks.values()) disk.changed = false
+    this.#removedIds = []
+  }
+
+  #applyCreate(operation: CreateOperation): void {
+    const { root } = operation
+    this.#addNew(
+      {
+        id: operation.id,
+        name: operation.name,
+        kind: 'volume',
+        volumeId: operation.id,
+        sizeBytes: operation.sizeBytes,
+        createdMs: operation.createdMs,
+        originId: null,
+        labels: operation.labels,
+        holds: [],
+      },
+      root === null ? emptyRoot() : rootAt(root[0], root[1]),
+    )
+  }
+
+  #applySnapshot(operation: SnapshotOperation): void {
+    for (const { id, volumeId, name } of operation.snapshots) {
+      const volume = this.#mustDisk(volumeId)
+      const root = this.#tables.copyRoot(volume.root)
+      volume.epoch = this.newEpoch()
+      this.#addNew(
+        {
+          id,
+          name,
+          kind: 'snapshot',
+          volumeId,
+          sizeBytes: volume.sizeBytes,
+          createdMs: operation.createdMs,
+          originId: null,
+          labels: {},
+          holds: [],
+        },
+        root,
+      )
+    }
+  }
+
+  #applyClone(operation: CloneOperation): void {
+    const source = this.#mustDisk(operation.sourceId)
+    for (const { id, name } of operation.clones) {
+      this.#addNew(
+        {
+          id,
+          name,
+          kind: 'volume',
+          volumeId: id,
+          sizeBytes: source.sizeBytes,
+          createdMs: operation.createdMs,
+          originId: source.id,
+          labels: { ...source.labels },
+          holds: [],
+        },
+        this.#tables.copyRoot(source.root),
+      )
+    }
+    source.epoch = this.newEpoch()
+  }
+
+  #applyRestore(volume: Disk, snapshot: Disk): void {
+    const root = this.#tables.copyRoot(snapshot.root)
+    this.#tables.releaseRoot(volume.root)
+    volume.root = root
+    volume.epoch = this.newEpoch()
+    volume.sizeBytes = snapshot.sizeBytes
+    volume.changed = true
+  }
+
+  #applyRename(disk: Disk, name: string): void {
+    const names = disk.isSnapshot ? this.#mustDisk(disk.volumeId).snapshots : this.#volumes
+    names.delete(disk.name)
+    disk.name = name
+    names.set(name, disk)
+    disk.changed = true
+  }
+
+  #applyResize(operation: Extract<CatalogueOperation, { op: 'resize' }>): void {
+    const unmapped = this.unmappedBy(operation)
+    const disk = this.#mustDisk(operation.id)
+    if (unmapped !== null) {
+      const { blockIndex, count } = unmapped
+      this.#tables.setKind(disk.root, disk.epoch, blockIndex, count, KIND_UNMAPPED)
+    }
+    disk.sizeBytes = operation.sizeBytes
+    disk.changed = true
+  }
+
+  #addNew(state: Omit<DiskState, 'root'>, root: MapRoot): void {
+    if (this.#disks.has(state.id)) throw corrupt(`disk id ${state.id} is used twice`)
+    this.#add(new Disk(state, root, this.newEpoch()))
+    this.reserveIdsBelow(state.id + 1)
+  }
+
+  #add(disk: Disk): void {
+    this.#disks.set(disk.id, disk)
+    const names = disk.isSnapshot ? this.#mustDisk(disk.volumeId).snapshots : this.#volumes
+    names.set(disk.name, disk)
+  }
+
+  #remove(disk: Disk): void {
+    this.#forget(disk)
+    this.#tables.releaseRoot(disk.root)
+    this.#removedIds.push(disk.id)
+  }
+
+  #forget(disk: Disk): void {
+    this.#disks.delete(disk.id)
+    const names = disk.isSnapshot ? this.#disks.get(disk.volumeId)?.snapshots : this.#volumes
+    if (names?.get(disk.name) === disk) names.delete(disk.name)
+  }
+
+  #mustDisk(id: number): Disk {
+    const disk = this.#disks.get(id)
+    if (disk === undefined) throw corrupt(`disk id ${id} is referred to but does not exist`)
+    return disk
+  }
+}
+
+function corrupt(fact: string): CorruptionError {
+  return new CorruptionError('catalogue-corrupt', `the catalogue is damaged: ${fact}`, {
+    hint: 'run "varve check" on the pool',
+  })
+}
+
+function stateOf(disk: Disk): DiskState {
+  const address = rootAddress(disk.root)
+  return {
+    id: disk.id,
+    name: disk.name,
+    kind: disk.kind,
+    volumeId: disk.volumeId,
+    sizeBytes: disk.sizeBytes,
+    root: address === null ? null : [address.segment, address.slot],
+    createdMs: disk.createdMs,
+    originId: disk.originId,
+    labels: disk.labels,
+    holds: [...disk.holds],
+  }
+}

@@ -1,0 +1,57 @@
+import { OperatingError } from '../base/errors.ts'
+import type { CatalogueOperation, PartAddress } from '../format/catalogue.ts'
+import { PART_PAYLOAD_BYTES_MAX, PartKind, encodePart } from '../format/catalogue.ts'
+import { EntryKind } from '../format/record.ts'
+import { Lookup } from '../map/page-tables.ts'
+import type { PoolCore } from './core.ts'
+import { verifyHealthy } from './core.ts'
+
+const NO_PART: PartAddress = { segment: 0, slot: 0, blockCount: 0 }
+
+/**
+ * Journals one catalogue operation and applies it; resolves when it is durable.
+ *
+ * `decide` looks at the catalogue and returns the operation, or throws why not. It runs in the
+ * same synchronous stretch as the append and the apply, so what it found is still so. It may run
+ * more than once, when the log or the map has to be waited for.
+ */
+export async function journal<T extends CatalogueOperation>(
+  core: PoolCore,
+  decide: () => T,
+): Promise<T> {
+  const { appender, catalogue, log } = core
+  for (;;) {
+    verifyHealthy(core)
+    const missing = new Lookup()
+    const operation = await appender.retrying(() => {
+      const decided = decide()
+      if (!isResident(core, decided, missing)) return null
+      const payload = JSON.stringify(decided)
+      verifySize(payload)
+      appender.writePart(EntryKind.operation, encodePart(PartKind.operation, NO_PART, payload))
+      catalogue.apply(decided)
+      return decided
+    })
+    if (operation === null) {
+      await core.tables.fault(missing)
+      continue
+    }
+    await log.syncs.settle()
+    verifyHealthy(core)
+    return operation
+  }
+}
+
+function isResident(core: PoolCore, operation: CatalogueOperation, missing: Lookup): boolean {
+  const unmapped = core.catalogue.unmappedBy(operation)
+  if (unmapped === null) return true
+  const { disk, blockIndex, count } = unmapped
+  return core.tables.tryReside(disk.root, blockIndex, count, missing)
+}
+
+function verifySize(payload: string): void {
+  if (Buffer.byteLength(payload) <= PART_PAYLOAD_BYTES_MAX) return
+  throw new OperatingError('out-of-range', 'too many names in one step', {
+    hint: 'a step takes about a megabyte of names; do it in several',
+  })
+}

@@ -1,0 +1,76 @@
+import { SEGMENT_SLOT_COUNT } from '../base/units.ts'
+import type { MapVisitor } from '../map/page-tables.ts'
+
+const WORDS = SEGMENT_SLOT_COUNT / 32
+
+/**
+ * One bit for each slot of each segment met: 2 KiB a segment, a 32,768th of what it describes.
+ * It is also the set of nodes already visited.
+ */
+export class MarkBitmap implements MapVisitor {
+  readonly #segments: Map<number, Uint32Array> = new Map()
+  #markedCount = 0
+
+  /** Slots marked. */
+  get markedCount(): number {
+    return this.#markedCount
+  }
+
+  isMarked(segment: number, slot: number): boolean {
+    const words = this.#segments.get(segment)
+    return words !== undefined && ((words[slot >>> 5] >>> (slot & 31)) & 1) === 1
+  }
+
+  /** True when anything in the segment is marked. */
+  hasAny(segment: number): boolean {
+    return this.#segments.has(segment)
+  }
+
+  enterNode(segment: number, slot: number): boolean {
+    return this.#mark(segment, slot)
+  }
+
+  blocks(segment: number, slot: number, count: number): void {
+    for (let i = 0; i < count; i += 1) this.#mark(segment, slot + i)
+  }
+
+  /** True when it was not marked before. */
+  #mark(segment: number, slot: number): boolean {
+    let words = this.#segments.get(segment)
+    if (words === undefined) {
+      words = new Uint32Array(WORDS)
+      this.#segments.set(segment, words)
+    }
+    const bit = 1 << (slot & 31)
+    if ((words[slot >>> 5] & bit) !== 0) return false
+    words[slot >>> 5] |= bit
+    this.#markedCount += 1
+    return true
+  }
+}
+
+/** Counts what a walk meets that `marked` does not have: what only the walked disks refer to. */
+export class UnmarkedCounter implements MapVisitor {
+  readonly #marked: MarkBitmap
+  readonly #seen: MarkBitmap = new MarkBitmap()
+
+  constructor(marked: MarkBitmap) {
+    this.#marked = marked
+  }
+
+  /** Blocks and nodes. */
+  get count(): number {
+    return this.#seen.markedCount
+  }
+
+  enterNode(segment: number, slot: number): boolean {
+    if (this.#marked.isMarked(segment, slot)) return false
+    return this.#seen.enterNode(segment, slot)
+  }
+
+  blocks(segment: number, slot: number, count: number): void {
+    for (let i = 0; i < count; i += 1) {
+      if (!this.#marked.isMarked(segment, slot + i)) this.#seen.blocks(segment, slot + i, 1)
+    }
+  }
+}

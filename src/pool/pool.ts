@@ -1,0 +1,426 @@
+/**
+ * A pool: one folder, opened by one process at a time.
+ *
+ *     superblock            two alternating pages, where recovery begins
+ *     segments/NNNNNNNNNN.seg
+ *     lock                  held while open; says by whom
+ */
+import { assert } from '../base/assert.ts'
+import type { Checksum } from '../base/checksum.ts'
+import { Errno, OperatingError } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES, MIB } from '../base/units.ts'
+import { toHex } from '../base/bytes.ts'
+import type { ExportEntry, ExportTarget } from '../export/target.ts'
+import { FORMAT_VERSION } from '../format/page.ts'
+import { EntryKind } from '../format/record.ts'
+import { DATA_SLOT_FIRST, SEGMENT_FOLDER } from '../format/segment.ts'
+import { KIND_BLOCK } from '../format/node.ts'
+import type { Io, IoLock } from '../io/io.ts'
+import { diff } from '../map/diff.ts'
+import { BulkVolumeImport } from './bulk-import.ts'
+import { Checkpointer } from './checkpoint.ts'
+import type { PoolCore } from './core.ts'
+import { verifyHealthy } from './core.ts'
+import type { DamageListener } from '../segment/segment-store.ts'
+import {
+  captureRoot,
+  describeSnapshot,
+  describeVolume,
+  exclusiveBytes,
+  mappedBytes,
+} from './describe.ts'
+import type { Disk } from './disk.ts'
+import { DiskReads } from './disk-read.ts'
+import { DiskTarget } from './disk-target.ts'
+import { mustParseDiskName, mustParseVolumeName } from './names.ts'
+import { openCore } from './open.ts'
+import type { OpenedCore } from './open.ts'
+import { physicalBytes, reclaim } from './reclaim.ts'
+import { SuperblockFile } from './superblock-file.ts'
+import type {
+  BulkImport,
+  CreateVolume,
+  DiffExtent,
+  PoolInfo,
+  PoolOperations,
+  ReclaimProgress,
+  ReclaimReport,
+  RemoveReport,
+  RemoveRequest,
+  SnapshotInfo,
+  VolumeInfo,
+} from './types.ts'
+import {
+  cloneDisk,
+  createVolume,
+  disksToRemove,
+  holdDisk,
+  mustFindDisk,
+  releaseDisk,
+  removeDisks,
+  renameDisk,
+  resizeVolume,
+  restoreVolume,
+  snapshotVolumes,
+  verifyFree,
+  verifySize,
+} from './volumes.ts'
+import { WriteQueue } from './write-queue.ts'
+
+export interface CreatePoolOptions {
+  /** Bytes the pool may take on its disk; 0: all there is. */
+  capacityBytes?: number
+}
+
+export interface OpenPoolOptions {
+  /** Of clean map nodes in memory. */
+  nodeCacheBytes?: number
+  /** Of checksum tables in memory. */
+  checksumCacheBytes?: number
+  /** Log bytes after which a checkpoint is written: bounds the time of a recovery. */
+  checkpointTailBytes?: number
+  /** Left in the lock file for whoever else wants the pool. */
+  holder?: string
+  onDamage?: DamageListener
+  /** Told once, when the pool stops taking writes. */
+  onFailure?: (errno: number) => void
+}
+
+const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
+  nodeCacheBytes: 64 * MIB,
+  checksumCacheBytes: 32 * MIB,
+  checkpointTailBytes: 256 * MIB,
+  holder: `process ${process.pid}`,
+  onDamage: () => undefined,
+  onFailure: () => undefined,
+}
+
+export class Pool implements PoolOperations {
+  readonly #core: PoolCore
+  readonly #lock: IoLock
+  readonly #superblock: SuperblockFile
+  readonly #checkpointer: Checkpointer
+  readonly #reads: DiskReads
+  readonly #writes: WriteQueue
+  readonly #imports: Set<BulkVolumeImport>
+  readonly #options: Required<OpenPoolOptions>
+  #reclaiming: Promise<ReclaimReport> | null = null
+  #background: Promise<void> | null = null
+  #reportedFailure = false
+
+  private constructor(opened: OpenedCore, options: Required<OpenPoolOptions>) {
+    this.#core = opened.core
+    this.#lock = opened.lock
+    this.#superblock = opened.superblock
+    this.#checkpointer = opened.checkpointer
+    this.#imports = opened.imports
+    this.#options = options
+    this.#reads = new DiskReads(opened.core)
+    this.#writes = new WriteQueue(opened.core, () => this.#afterAppend())
+  }
+
+  /** Makes a new pool. Rejects `exists` when there is one, or the operating system's error. */
+  static async create(
+    io: Io,
+    checksum: Checksum,
+    path: string,
+    options: CreatePoolOptions = {},
+  ): Promise<void> {
+    await createFolder(io, path)
+    if ((await io.list(path)).includes('superblock')) {
+      throw new OperatingError('exists', `there is a pool at ${path} already`)
+    }
+    await createFolder(io, `${path}/${SEGMENT_FOLDER}`)
+    await SuperblockFile.create(io, checksum, path, {
+      poolId: io.randomBytes(16),
+      generation: 0,
+      refuseFeatures: 0,
+      readOnlyFeatures: 0,
+      ignoreFeatures: 0,
+      clean: true,
+      createdMs: io.wallClockMs(),
+      capacityBytes: options.capacityBytes ?? 0,
+      position: {
+        segment: 0,
+        slot: DATA_SLOT_FIRST,
+        sequence: 1,
+        previousChecksum: new Uint32Array(2),
+      },
+      nextSegmentId: 1,
+      nextDiskId: 1,
+      catalogue: { segment: 0, slot: 0, blockCount: 0 },
+      bulkSegmentIds: [],
+    })
+    await io.syncDirectory(path)
+  }
+
+  /**
+   * Locks, recovers and opens a pool. Rejects `busy` (with the holder), `not-found`,
+   * `unsupported`, or with a CorruptionError.
+   */
+  static async open(
+    io: Io,
+    checksum: Checksum,
+    path: string,
+    options: OpenPoolOptions = {},
+  ): Promise<Pool> {
+    const all = { ...OPTIONS_DEFAULT, ...options }
+    return new Pool(await openCore(io, checksum, path, all), all)
+  }
+
+  /** Null while the pool takes writes, else why not (I10). */
+  get failure(): string | null {
+    const errno = this.#core.log.failure
+    return errno === 0 ? null : `a write or sync of the log failed with errno ${-errno}`
+  }
+
+  /** Every disk that can be exported. */
+  list(): ExportEntry[] {
+    const entries: ExportEntry[] = []
+    for (const volume of this.#core.catalogue.volumes()) {
+      for (const disk of [volume, ...volume.snapshots.values()]) {
+        const name = this.#core.catalogue.nameOf(disk)
+        entries.push({ name, sizeBytes: disk.sizeBytes, readOnly: disk.isSnapshot })
+      }
+    }
+    return entries
+  }
+
+  /** The disk as an export sees it, until `close`; null when there is none of that name. */
+  openTarget(name: string, client: string): ExportTarget | null {
+    const disk = this.#tryFindDisk(name)
+    if (disk === null) return null
+    return new DiskTarget(this.#core, disk, this.#reads, this.#writes, client)
+  }
+
+  async info(): Promise<PoolInfo> {
+    const { catalogue, store, path } = this.#core
+    const superblock = this.#superblock.current
+    const volumes = catalogue.volumes()
+    let mapped = 0
+    for (const volume of volumes) mapped += await mappedBytes(this.#core, volume)
+    await this.#core.space.refresh()
+    return {
+      id: toHex(superblock.poolId),
+      path,
+      formatVersion: FORMAT_VERSION,
+      createdMs: superblock.createdMs,
+      logicalBytes: volumes.reduce((sum, volume) => sum + volume.sizeBytes, 0),
+      mappedBytes: mapped,
+      physicalBytes: await physicalBytes(this.#core),
+      capacityBytes: superblock.capacityBytes,
+      freeBytes: this.#core.space.guestBytes,
+      volumeCount: volumes.length,
+      snapshotCount: catalogue.diskCount - volumes.length,
+      segmentCount: store.count,
+      failure: this.failure,
+    }
+  }
+
+  async volumes(): Promise<VolumeInfo[]> {
+    const infos: VolumeInfo[] = []
+    for (const volume of this.#core.catalogue.volumes()) {
+      if (this.#core.catalogue.tryDisk(volume.id) === null) continue
+      infos.push(await describeVolume(this.#core, volume))
+    }
+    return infos
+  }
+
+  async volume(name: string): Promise<VolumeInfo> {
+    return describeVolume(this.#core, mustFindDisk(this.#core, mustParseVolumeName(name)))
+  }
+
+  async create(request: CreateVolume): Promise<VolumeInfo> {
+    await createVolume(this.#core, request)
+    return this.volume(request.name)
+  }
+
+  async snapshot(names: string[]): Promise<SnapshotInfo[]> {
+    await snapshotVolumes(this.#core, names)
+    return Promise.all(
+      names.map((name) => describeSnapshot(this.#core, mustFindDisk(this.#core, name))),
+    )
+  }
+
+  async clone(source: string, names: string[]): Promise<VolumeInfo[]> {
+    await cloneDisk(this.#core, source, names)
+    return Promise.all(names.map((name) => this.volume(name)))
+  }
+
+  async restore(name: string): Promise<VolumeInfo> {
+    return this.volume(await restoreVolume(this.#core, name))
+  }
+
+  async remove(request: RemoveRequest): Promise<RemoveReport> {
+    if (!request.dryRun) {
+      return { removed: await removeDisks(this.#core, request), freedBytes: null }
+    }
+    const disks = disksToRemove(this.#core, request)
+    const removed = disks.map((disk) => this.#core.catalogue.nameOf(disk))
+    return { removed, freedBytes: await exclusiveBytes(this.#core, disks) }
+  }
+
+  rename(from: string, to: string): Promise<void> {
+    return renameDisk(this.#core, from, to)
+  }
+
+  async resize(name: string, sizeBytes: number, allowShrink: boolean): Promise<VolumeInfo> {
+    await resizeVolume(this.#core, name, sizeBytes, allowShrink, (disk, fromBytes) => {
+      return this.#zeroBlockTail(disk, fromBytes)
+    })
+    return this.volume(name)
+  }
+
+  hold(name: string, tag: string): Promise<void> {
+    return holdDisk(this.#core, name, tag)
+  }
+
+  release(name: string, tag: string): Promise<void> {
+    return releaseDisk(this.#core, name, tag)
+  }
+
+  async *diff(from: string | null, to: string): AsyncIterable<DiffExtent> {
+    const { tables, cohorts } = this.#core
+    const later = mustFindDisk(this.#core, to)
+    const earlier = from === null ? null : mustFindDisk(this.#core, from)
+    const toRoot = captureRoot(this.#core, later)
+    const fromRoot = earlier === null ? null : captureRoot(this.#core, earlier)
+    const { sizeBytes, blockCount } = later
+    const cohort = cohorts.enter()
+    try {
+      for await (const run of diff(fromRoot, toRoot, 0, blockCount, tables)) {
+        const offsetBytes = run.blockIndex * BLOCK_SIZE_BYTES
+        const endBytes = Math.min(sizeBytes, offsetBytes + run.count * BLOCK_SIZE_BYTES)
+        const kind = run.kind === KIND_BLOCK ? 'data' : 'zero'
+        yield { offsetBytes, lengthBytes: endBytes - offsetBytes, kind }
+      }
+    } finally {
+      tables.releaseRoot(toRoot)
+      if (fromRoot !== null) tables.releaseRoot(fromRoot)
+      cohort.leave()
+    }
+  }
+
+  async reclaim(
+    signal?: AbortSignal,
+    progress: (progress: ReclaimProgress) => void = () => undefined,
+  ): Promise<ReclaimReport> {
+    if (this.#reclaiming !== null) {
+      throw new OperatingError('busy', 'a reclaim is running already')
+    }
+    verifyHealthy(this.#core)
+    const imports = {
+      roots: () => [...this.#imports].map((one) => one.root),
+      segmentIds: () => [...this.#imports].flatMap((one) => one.segmentIds),
+    }
+    this.#reclaiming = reclaim(this.#core, this.#checkpointer, imports, signal, progress)
+    try {
+      return await this.#reclaiming
+    } finally {
+      this.#reclaiming = null
+    }
+  }
+
+  async beginImport(request: CreateVolume): Promise<BulkImport> {
+    mustParseVolumeName(request.name)
+    verifySize(request.sizeBytes)
+    verifyFree(this.#core, request.name)
+    const bulk = await BulkVolumeImport.begin(this.#core, request, {
+      ended: (one) => this.#imports.delete(one),
+      describe: (name) => this.volume(name),
+      verifyFree: (name) => {
+        verifyFree(this.#core, name)
+      },
+    })
+    this.#imports.add(bulk)
+    return bulk
+  }
+
+  /** Writes a checkpoint now. */
+  checkpoint(): Promise<void> {
+    return this.#checkpointer.run()
+  }
+
+  /**
+   * Checkpoints and lets go of the pool. Exports must be closed. After a failure (I10) nothing is
+   * written: the next open recovers.
+   */
+  async close(): Promise<void> {
+    const { log, store, appender, io, pages, edgePages, tables } = this.#core
+    for (const bulk of [...this.#imports]) await bulk.abort()
+    await this.#reclaiming?.catch(() => undefined)
+    await this.#background?.catch(() => undefined)
+    assert(this.#writes.pendingCount === 0, 'a pool closes with nothing pending')
+    await this.#core.cohorts.grace()
+    try {
+      if (log.failure === 0) await this.#checkpointer.run({ clean: true })
+    } finally {
+      await log.close()
+      assert(tables.dirtyCount === 0 || log.failure !== 0, 'a clean close leaves nothing dirty')
+      await store.close()
+      appender.close()
+      pages.release(io.arena)
+      edgePages.release(io.arena)
+      await this.#superblock.close()
+      await this.#lock.release()
+    }
+  }
+
+  #tryFindDisk(name: string): Disk | null {
+    try {
+      mustParseDiskName(name)
+      return mustFindDisk(this.#core, name)
+    } catch (error) {
+      if (error instanceof OperatingError) return null
+      throw error
+    }
+  }
+
+  /** Zeroes from `fromBytes` to the end of its block. */
+  #zeroBlockTail(disk: Disk, fromBytes: number): Promise<void> {
+    const within = fromBytes % BLOCK_SIZE_BYTES
+    if (within === 0) return Promise.resolve()
+    const lengthBytes = Math.min(BLOCK_SIZE_BYTES - within, disk.sizeBytes - fromBytes)
+    return new Promise((resolve, reject) => {
+      const completion = {
+        targetComplete: (_tag: number, result: number): void => {
+          if (result === 0) resolve()
+          else reject(zeroFailed(disk, result))
+        },
+      }
+      this.#writes.submit(disk, EntryKind.trim, fromBytes, lengthBytes, 0, false, completion, 0)
+    })
+  }
+
+  #afterAppend(): void {
+    const errno = this.#core.log.failure
+    if (errno !== 0) {
+      if (!this.#reportedFailure) this.#options.onFailure(-errno)
+      this.#reportedFailure = true
+      return
+    }
+    const isDue = this.#checkpointer.tailBytes >= this.#options.checkpointTailBytes
+    if (!isDue || this.#background !== null) return
+    this.#background = this.#checkpointer
+      .run()
+      // A full disk: the tail stays long and the next append tries again. Anything worse has
+      // failed the log, which says so itself.
+      .catch(() => undefined)
+      .finally(() => {
+        this.#background = null
+      })
+  }
+}
+
+function zeroFailed(disk: Disk, result: number): OperatingError {
+  const code = result === -Errno.ENOSPC ? 'no-space' : 'io'
+  return new OperatingError(code, `cannot zero the end of "${disk.name}"`, { errno: -result })
+}
+
+async function createFolder(io: Io, path: string): Promise<void> {
+  try {
+    await io.createDirectory(path)
+  } catch (error) {
+    if (!(error instanceof OperatingError) || error.code !== 'exists') throw error
+  }
+}

@@ -1,0 +1,163 @@
+/** Brings the catalogue and the maps to where the log ends: at every open, crash or not. */
+import { must } from '../base/assert.ts'
+import { CorruptionError } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import type { CatalogueOperation, PartAddress } from '../format/catalogue.ts'
+import { PartKind, decodePart, verifyLine, verifyOperation } from '../format/catalogue.ts'
+import { MAP_BLOCK_COUNT } from '../format/node.ts'
+import { EntryKind, blocksOfEntry } from '../format/record.ts'
+import { SegmentKind } from '../format/segment.ts'
+import type { Superblock } from '../format/superblock.ts'
+import type { Io } from '../io/io.ts'
+import { Lookup } from '../map/page-tables.ts'
+import type { PageTables } from '../map/page-tables.ts'
+import type { ChainEnd, ScannedRecord } from '../segment/scan.ts'
+import { replayLog } from '../segment/replay.ts'
+import type { SegmentStore } from '../segment/segment-store.ts'
+import type { Catalogue } from './catalogue.ts'
+
+/** A chain of parts is rewritten long before it gets this long. */
+const CHAIN_LENGTH_MAX = 100_000
+
+export interface Recovered {
+  /** What the log goes on from. */
+  chain: ChainEnd
+  recordCount: number
+  parts: PartAddress[]
+  /** Segments that hold nothing anybody will refer to; to be deleted after the checkpoint. */
+  deadIds: number[]
+}
+
+interface Parts {
+  io: Io
+  store: SegmentStore
+  tables: PageTables
+  catalogue: Catalogue
+}
+
+/** Rejects with a CorruptionError or an I/O error; the pool's files are then as they were. */
+export async function recover(parts: Parts, superblock: Superblock): Promise<Recovered> {
+  const { io, store, catalogue } = parts
+  store.reserveIdsBelow(superblock.nextSegmentId)
+  catalogue.reserveIdsBelow(superblock.nextDiskId)
+  const chainParts = await loadCatalogue(store, catalogue, superblock.catalogue)
+  const replayer = new Replayer(parts)
+  const end = await replayLog(io, store, superblock.position, (record) => replayer.visit(record))
+  const bulkIds = await orphanBulkIds(store, superblock, replayer.adoptedIds)
+  return {
+    chain: end.chain,
+    recordCount: end.recordCount,
+    parts: chainParts,
+    deadIds: [...new Set([...end.abandonedIds, ...bulkIds])],
+  }
+}
+
+async function loadCatalogue(
+  store: SegmentStore,
+  catalogue: Catalogue,
+  newest: PartAddress,
+): Promise<PartAddress[]> {
+  const addresses: PartAddress[] = []
+  const parts = []
+  for (let at = newest; at.blockCount > 0; at = must(parts.at(-1), 'a part').previous) {
+    if (addresses.length > CHAIN_LENGTH_MAX) {
+      throw new CorruptionError('catalogue-corrupt', 'the catalogue’s parts form a loop')
+    }
+    addresses.push(at)
+    parts.push(decodePart(await readPart(store, at)))
+  }
+  if (parts.length > 0 && parts.at(-1)?.kind !== PartKind.full) {
+    throw new CorruptionError('catalogue-corrupt', 'the catalogue does not begin with a full part')
+  }
+  for (const part of parts.reverse()) {
+    for (const line of part.lines) catalogue.load(verifyLine(line))
+  }
+  return addresses.reverse()
+}
+
+async function readPart(store: SegmentStore, at: PartAddress): Promise<Uint8Array> {
+  const bytes = new Uint8Array(at.blockCount * BLOCK_SIZE_BYTES)
+  for (let i = 0; i < at.blockCount; i += 1) {
+    bytes.set(await store.readPage(at.segment, at.slot + i), i * BLOCK_SIZE_BYTES)
+  }
+  return bytes
+}
+
+/** Bulk segments that were being filled at the crash and that no import took over. */
+async function orphanBulkIds(
+  store: SegmentStore,
+  superblock: Superblock,
+  adoptedIds: ReadonlySet<number>,
+): Promise<number[]> {
+  const open = new Set(superblock.bulkSegmentIds)
+  const orphans: number[] = []
+  for (const id of store.ids()) {
+    if (adoptedIds.has(id)) continue
+    if (!open.has(id) && id < superblock.nextSegmentId) continue
+    const kind = await store.readKind(store.get(id))
+    // A torn header: the file was being created. Log segments are judged by the replay.
+    if (kind === null || kind === SegmentKind.bulk) orphans.push(id)
+  }
+  return orphans
+}
+
+class Replayer {
+  readonly adoptedIds: Set<number> = new Set()
+  readonly #parts: Parts
+  readonly #found: Lookup = new Lookup()
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+  }
+
+  async visit(record: ScannedRecord): Promise<void> {
+    const { entries, header } = record
+    let slot = record.firstBlockSlot
+    let blocksOffset = record.blocksOffset
+    for (let i = 0; i < entries.count; i += 1) {
+      const kind = entries.kinds[i]
+      const count = entries.counts[i]
+      const blockCount = blocksOfEntry(kind, count)
+      if (kind === EntryKind.operation) {
+        const bytes = this.#parts.io.arena.memory.subarray(
+          blocksOffset,
+          blocksOffset + blockCount * BLOCK_SIZE_BYTES,
+        )
+        await this.#operate(verifyOperation(decodePart(bytes).lines[0]))
+      } else if (kind === EntryKind.data || kind === EntryKind.trim || kind === EntryKind.zero) {
+        const blockIndex = entries.blockIndexes[i]
+        const diskId = entries.diskIds[i]
+        await this.#reside(diskId, blockIndex, count)
+        this.#parts.catalogue.applyEntry(diskId, kind, blockIndex, count, header.segment, slot)
+      }
+      slot += blockCount
+      blocksOffset += blockCount * BLOCK_SIZE_BYTES
+    }
+  }
+
+  async #operate(operation: CatalogueOperation): Promise<void> {
+    const { catalogue } = this.#parts
+    const unmapped = catalogue.unmappedBy(operation)
+    if (unmapped !== null) {
+      await this.#reside(unmapped.disk.id, unmapped.blockIndex, unmapped.count)
+    }
+    if (operation.op === 'create') {
+      for (const id of operation.segmentIds) this.adoptedIds.add(id)
+    }
+    catalogue.apply(operation)
+  }
+
+  async #reside(diskId: number, blockIndex: number, count: number): Promise<void> {
+    const { catalogue, tables } = this.#parts
+    const disk = catalogue.tryDisk(diskId)
+    if (disk === null || blockIndex + count > MAP_BLOCK_COUNT) {
+      throw new CorruptionError('record-corrupt', `the log refers to disk ${diskId} in a way no pool writes`, {
+        hint: 'run "varve check" on the pool',
+        details: { disk: diskId, blockIndex, count },
+      })
+    }
+    while (!tables.tryReside(disk.root, blockIndex, count, this.#found)) {
+      await tables.fault(this.#found)
+    }
+  }
+}

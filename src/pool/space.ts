@@ -1,0 +1,80 @@
+import { MIB } from '../base/units.ts'
+import type { Io } from '../io/io.ts'
+
+/** Kept back from guests for checkpoints, deletes and reclaim: a sixteenth, in these bounds. */
+const RESERVE_BYTES_MIN: number = 4 * MIB
+const RESERVE_BYTES_MAX: number = 64 * MIB
+const REFRESH_AFTER_BYTES: number = 16 * MIB
+const REFRESH_WHEN_FULL_MS = 200
+
+/**
+ * Knows how much may still be written (I9): the lesser of what the disk has free and what the
+ * pool's own capacity leaves. Guests may use it down to a reserve that control operations (a
+ * deletion's record, a checkpoint's nodes) can still draw on. Between looks at the disk it counts
+ * down what was written.
+ */
+export class Space {
+  readonly #io: Io
+  readonly #path: string
+  readonly #capacityBytes: number
+  readonly #physicalBytes: () => Promise<number>
+  #reserveBytes = 0
+  #leftBytes = 0
+  #writtenBytes = 0
+  #refreshing: Promise<void> | null = null
+  #refreshedMs = 0
+
+  /** `physicalBytes` tells what the pool's files take; asked only if there is a capacity. */
+  constructor(io: Io, path: string, capacityBytes: number, physicalBytes: () => Promise<number>) {
+    this.#io = io
+    this.#path = path
+    this.#capacityBytes = capacityBytes
+    this.#physicalBytes = physicalBytes
+  }
+
+  /** Bytes that guests can still write. */
+  get guestBytes(): number {
+    return Math.max(0, this.#leftBytes - this.#reserveBytes)
+  }
+
+  /** Whether a guest's `lengthBytes` fit without touching the reserve. */
+  admits(lengthBytes: number): boolean {
+    if (lengthBytes <= this.guestBytes) return true
+    const sinceMs = this.#io.nowMs() - this.#refreshedMs
+    if (sinceMs >= REFRESH_WHEN_FULL_MS) this.#refreshLater()
+    return false
+  }
+
+  consume(lengthBytes: number): void {
+    this.#leftBytes -= lengthBytes
+    this.#writtenBytes += lengthBytes
+    if (this.#writtenBytes >= REFRESH_AFTER_BYTES) this.#refreshLater()
+  }
+
+  /** Looks at the disk. Rejects with the operating system's error. */
+  async refresh(): Promise<void> {
+    this.#refreshedMs = this.#io.nowMs()
+    this.#writtenBytes = 0
+    const disk = await this.#io.space(this.#path)
+    let totalBytes = disk.totalBytes
+    let leftBytes = disk.freeBytes
+    if (this.#capacityBytes > 0) {
+      totalBytes = Math.min(totalBytes, this.#capacityBytes)
+      leftBytes = Math.min(leftBytes, this.#capacityBytes - (await this.#physicalBytes()))
+    }
+    // What was written while the disk was being asked may be counted twice, never not at all.
+    this.#leftBytes = leftBytes - this.#writtenBytes
+    const reserve = Math.max(RESERVE_BYTES_MIN, Math.floor(totalBytes / 16))
+    this.#reserveBytes = Math.min(reserve, RESERVE_BYTES_MAX)
+  }
+
+  #refreshLater(): void {
+    if (this.#refreshing !== null) return
+    this.#refreshing = this.refresh()
+      // A disk that cannot be asked keeps the last answer; writes to it will say what is wrong.
+      .catch(() => undefined)
+      .finally(() => {
+        this.#refreshing = null
+      })
+  }
+}

@@ -1,0 +1,131 @@
+import { assert, must } from '../base/assert.ts'
+import type { Checksum } from '../base/checksum.ts'
+import { CorruptionError, OperatingError } from '../base/errors.ts'
+import { FORMAT_VERSION, PAGE_SIZE_BYTES } from '../format/page.ts'
+import type { Superblock } from '../format/superblock.ts'
+import { SUPERBLOCK_FILE, decodeSuperblock, encodeSuperblock } from '../format/superblock.ts'
+import type { Io, IoFile } from '../io/io.ts'
+import { ioResult } from '../io/io.ts'
+
+const PAGE_COUNT = 2
+
+/** The two alternating superblock pages. */
+export class SuperblockFile {
+  readonly #io: Io
+  readonly #checksum: Checksum
+  readonly #file: IoFile
+  readonly #page: number
+  #current: Superblock | null = null
+
+  private constructor(io: Io, checksum: Checksum, file: IoFile) {
+    this.#io = io
+    this.#checksum = checksum
+    this.#file = file
+    this.#page = io.arena.allocate(PAGE_SIZE_BYTES)
+    assert(this.#page >= 0, 'the arena holds a superblock')
+  }
+
+  /** Creates the file with its first generation, durably but for its name. */
+  static async create(
+    io: Io,
+    checksum: Checksum,
+    poolPath: string,
+    superblock: Superblock,
+  ): Promise<void> {
+    const file = await io.open(`${poolPath}/${SUPERBLOCK_FILE}`, 'create')
+    const self = new SuperblockFile(io, checksum, file)
+    try {
+      self.#current = { ...superblock, generation: 0 }
+      await self.write((before) => before)
+    } finally {
+      await self.close()
+    }
+  }
+
+  /** Reads the newest valid page. Rejects `unsupported`, `superblock-corrupt`. */
+  static async open(io: Io, checksum: Checksum, poolPath: string): Promise<SuperblockFile> {
+    const file = await io.open(`${poolPath}/${SUPERBLOCK_FILE}`, 'write')
+    const self = new SuperblockFile(io, checksum, file)
+    try {
+      await self.#load(poolPath)
+    } catch (error) {
+      await self.close()
+      throw error
+    }
+    return self
+  }
+
+  get current(): Superblock {
+    return must(this.#current, 'the superblock')
+  }
+
+  /** Writes the next generation over the older page and syncs it. */
+  async write(change: (before: Superblock) => Superblock): Promise<void> {
+    const next = { ...change(this.current), generation: this.current.generation + 1 }
+    const { memory } = this.#io.arena
+    const page = memory.subarray(this.#page, this.#page + PAGE_SIZE_BYTES)
+    encodeSuperblock(next, page, this.#checksum)
+    const vector = { pairs: Uint32Array.of(this.#page, PAGE_SIZE_BYTES), count: 1 }
+    const offsetBytes = (next.generation % PAGE_COUNT) * PAGE_SIZE_BYTES
+    this.#verify(this.#io.writeSync(this.#file, offsetBytes, vector), 'written')
+    this.#verify(
+      await ioResult((completion) => this.#io.sync(this.#file, completion, 0)),
+      'synced',
+    )
+    this.#current = next
+  }
+
+  async close(): Promise<void> {
+    this.#io.arena.free(this.#page, PAGE_SIZE_BYTES)
+    await this.#io.close(this.#file)
+  }
+
+  async #load(poolPath: string): Promise<void> {
+    let foreignVersion: number | null = null
+    for (let i = 0; i < PAGE_COUNT; i += 1) {
+      const result = await ioResult((completion) => {
+        const offsetBytes = i * PAGE_SIZE_BYTES
+        this.#io.read(this.#file, offsetBytes, this.#page, PAGE_SIZE_BYTES, completion, 0)
+      })
+      this.#verify(result, 'read')
+      if (result < PAGE_SIZE_BYTES) continue
+      const page = this.#io.arena.memory.subarray(this.#page, this.#page + PAGE_SIZE_BYTES)
+      const verdict = decodeSuperblock(page, this.#checksum)
+      if (verdict.kind === 'foreign-version') foreignVersion = verdict.formatVersion
+      if (verdict.kind !== 'valid') continue
+      const newest = this.#current?.generation ?? 0
+      if (verdict.superblock.generation > newest) this.#current = verdict.superblock
+    }
+    if (foreignVersion !== null) {
+      throw new OperatingError('unsupported', `the pool has format ${foreignVersion}`, {
+        hint: `this build reads format ${FORMAT_VERSION}; use the build that wrote the pool`,
+      })
+    }
+    if (this.#current === null) {
+      throw new CorruptionError('superblock-corrupt', `${poolPath} has no valid superblock`, {
+        hint: 'run "varve check" on the pool',
+      })
+    }
+    this.#verifyFeatures(this.#current)
+  }
+
+  #verifyFeatures(superblock: Superblock): void {
+    // This build knows no optional feature: any bit is one of a later build.
+    if (superblock.refuseFeatures === 0 && superblock.readOnlyFeatures === 0) return
+    throw new OperatingError('unsupported', 'the pool uses features this build does not know', {
+      hint: 'use the build that wrote the pool',
+      details: {
+        refuseFeatures: superblock.refuseFeatures,
+        readOnlyFeatures: superblock.readOnlyFeatures,
+      },
+    })
+  }
+
+  #verify(result: number, verb: string): void {
+    if (result >= 0) return
+    throw new OperatingError('io', `the superblock cannot be ${verb}: errno ${-result}`, {
+      errno: -result,
+      hint: 'repair the disk, then reopen the pool',
+    })
+  }
+}

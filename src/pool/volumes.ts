@@ -1,0 +1,242 @@
+/**
+ * The control operations on volumes and snapshots: each checks what it was asked, journals one
+ * operation, and says how things stand afterwards. Checks are made inside `journal`, in the same
+ * synchronous stretch as the change.
+ */
+import { OperatingError } from '../base/errors.ts'
+import { VOLUME_SIZE_BYTES_MAX } from '../base/units.ts'
+import type { PoolCore } from './core.ts'
+import type { Disk } from './disk.ts'
+import { journal } from './journal.ts'
+import {
+  mustParseDiskName,
+  mustParseSnapshotName,
+  mustParseVolumeName,
+  verifyTag,
+} from './names.ts'
+import type { CreateVolume, RemoveRequest } from './types.ts'
+
+/** Disks whose size is a whole number of these can be any drive's. */
+const SECTOR_BYTES = 512
+
+export function mustFindDisk(core: PoolCore, name: string): Disk {
+  const { volume, snapshot } = mustParseDiskName(name)
+  const found = core.catalogue.tryVolume(volume)
+  const disk = snapshot === null ? found : found?.snapshots.get(snapshot)
+  if (disk !== null && disk !== undefined) return disk
+  const what = snapshot === null ? 'volume' : 'snapshot'
+  throw new OperatingError('not-found', `there is no ${what} "${name}"`, {
+    hint: '"varve list" shows what there is',
+    details: { name },
+  })
+}
+
+export function verifyFree(core: PoolCore, name: string): void {
+  const { volume, snapshot } = mustParseDiskName(name)
+  const found = core.catalogue.tryVolume(volume)
+  if (snapshot === null ? found === null : found?.snapshots.has(snapshot) !== true) return
+  throw new OperatingError('exists', `"${name}" exists already`, { details: { name } })
+}
+
+/** Throws `out-of-range` or `usage` for a size no volume can have. */
+export function verifySize(sizeBytes: number): void {
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % SECTOR_BYTES !== 0) {
+    throw new OperatingError('usage', `a volume cannot have ${sizeBytes} bytes`, {
+      hint: `the size is a whole number of ${SECTOR_BYTES}-byte sectors`,
+    })
+  }
+  if (sizeBytes <= VOLUME_SIZE_BYTES_MAX) return
+  throw new OperatingError('out-of-range', `a volume cannot have ${sizeBytes} bytes`, {
+    hint: `the most is ${VOLUME_SIZE_BYTES_MAX} (256 TiB)`,
+  })
+}
+
+/** Throws `busy` with the users and holds of the disks, if any has some. */
+function verifyUnused(core: PoolCore, disks: Iterable<Disk>, verb: string, holdsCount: boolean): void {
+  const holders: string[] = []
+  for (const disk of disks) {
+    const name = core.catalogue.nameOf(disk)
+    for (const user of disk.users.values()) holders.push(`${name}: in use by ${user}`)
+    if (!holdsCount) continue
+    for (const tag of disk.holds) holders.push(`${name}: held by "${tag}"`)
+  }
+  if (holders.length === 0) return
+  throw new OperatingError('busy', `cannot ${verb}: ${holders.join('; ')}`, {
+    hint: 'disconnect the clients, or "varve release" the holds',
+    details: { holders },
+  })
+}
+
+export async function createVolume(core: PoolCore, request: CreateVolume): Promise<void> {
+  const name = mustParseVolumeName(request.name)
+  verifySize(request.sizeBytes)
+  await journal(core, () => {
+    verifyFree(core, name)
+    return {
+      op: 'create',
+      id: core.catalogue.nextDiskId,
+      name,
+      sizeBytes: request.sizeBytes,
+      createdMs: core.io.wallClockMs(),
+      labels: request.labels ?? {},
+      root: null,
+      segmentIds: [],
+    }
+  })
+}
+
+export async function snapshotVolumes(core: PoolCore, names: readonly string[]): Promise<void> {
+  if (names.length === 0) throw new OperatingError('usage', 'no snapshot is named')
+  const parsed = names.map(mustParseSnapshotName)
+  if (new Set(names).size < names.length) {
+    throw new OperatingError('usage', 'a snapshot is named twice')
+  }
+  await journal(core, () => {
+    const { catalogue } = core
+    return {
+      op: 'snapshot',
+      createdMs: core.io.wallClockMs(),
+      snapshots: parsed.map(({ volume, snapshot }, i) => {
+        const disk = mustFindDisk(core, volume)
+        verifyFree(core, names[i])
+        return { id: catalogue.nextDiskId + i, volumeId: disk.id, name: snapshot }
+      }),
+    }
+  })
+}
+
+export async function cloneDisk(
+  core: PoolCore,
+  source: string,
+  names: readonly string[],
+): Promise<void> {
+  if (names.length === 0) throw new OperatingError('usage', 'no clone is named')
+  const clones = names.map(mustParseVolumeName)
+  if (new Set(clones).size < clones.length) {
+    throw new OperatingError('usage', 'a clone is named twice')
+  }
+  await journal(core, () => {
+    const { catalogue } = core
+    for (const name of clones) verifyFree(core, name)
+    return {
+      op: 'clone',
+      createdMs: core.io.wallClockMs(),
+      sourceId: mustFindDisk(core, source).id,
+      clones: clones.map((name, i) => ({ id: catalogue.nextDiskId + i, name })),
+    }
+  })
+}
+
+export async function restoreVolume(core: PoolCore, name: string): Promise<string> {
+  const { volume } = mustParseSnapshotName(name)
+  await journal(core, () => {
+    const snapshot = mustFindDisk(core, name)
+    const disk = mustFindDisk(core, volume)
+    verifyUnused(core, [disk], `restore "${volume}"`, false)
+    return { op: 'restore', volumeId: disk.id, snapshotId: snapshot.id }
+  })
+  return volume
+}
+
+/** The disks a removal means, or why it may not be: `not-found`, `busy`. */
+export function disksToRemove(core: PoolCore, request: RemoveRequest): Disk[] {
+  if (request.names.length === 0) throw new OperatingError('usage', 'nothing is named')
+  const disks = new Set(request.names.map((name) => mustFindDisk(core, name)))
+  for (const disk of [...disks]) {
+    const left = [...disk.snapshots.values()].filter((snapshot) => !disks.has(snapshot))
+    if (left.length > 0 && !request.recursive) {
+      const names = left.map((snapshot) => core.catalogue.nameOf(snapshot))
+      throw new OperatingError('busy', `"${disk.name}" has snapshots: ${names.join(', ')}`, {
+        hint: 'remove them too with --recursive',
+        details: { holders: names },
+      })
+    }
+    for (const snapshot of left) disks.add(snapshot)
+  }
+  verifyUnused(core, disks, 'remove', true)
+  return [...disks]
+}
+
+export async function removeDisks(core: PoolCore, request: RemoveRequest): Promise<string[]> {
+  let removed: string[] = []
+  await journal(core, () => {
+    const disks = disksToRemove(core, request)
+    removed = disks.map((disk) => core.catalogue.nameOf(disk))
+    // Snapshots before their volume: an operation never refers to what it has removed.
+    disks.sort((a, b) => Number(b.isSnapshot) - Number(a.isSnapshot))
+    return { op: 'remove', ids: disks.map((disk) => disk.id) }
+  })
+  return removed
+}
+
+export async function renameDisk(core: PoolCore, from: string, to: string): Promise<void> {
+  const source = mustParseDiskName(from)
+  const target = mustParseDiskName(to)
+  const isSnapshot = source.snapshot !== null
+  if (isSnapshot !== (target.snapshot !== null) || (isSnapshot && source.volume !== target.volume)) {
+    throw new OperatingError('usage', `"${from}" cannot become "${to}"`, {
+      hint: 'a volume gets another volume name, a snapshot another one of the same volume',
+    })
+  }
+  await journal(core, () => {
+    const disk = mustFindDisk(core, from)
+    verifyFree(core, to)
+    verifyUnused(core, [disk, ...disk.snapshots.values()], `rename "${from}"`, false)
+    return { op: 'rename', id: disk.id, name: target.snapshot ?? target.volume }
+  })
+}
+
+/** `zeroTail` zeroes bytes of a volume; a shrink may cut a block in two. */
+export async function resizeVolume(
+  core: PoolCore,
+  name: string,
+  sizeBytes: number,
+  allowShrink: boolean,
+  zeroTail: (disk: Disk, fromBytes: number) => Promise<void>,
+): Promise<void> {
+  mustParseVolumeName(name)
+  verifySize(sizeBytes)
+  const disk = mustFindDisk(core, name)
+  if (sizeBytes < disk.sizeBytes) {
+    verifyShrink(core, disk, sizeBytes, allowShrink)
+    // What lies behind the new end must not come back when the volume grows again.
+    await zeroTail(disk, sizeBytes)
+  }
+  await journal(core, () => {
+    const found = mustFindDisk(core, name)
+    if (sizeBytes < found.sizeBytes) verifyShrink(core, found, sizeBytes, allowShrink)
+    return { op: 'resize', id: found.id, sizeBytes }
+  })
+}
+
+function verifyShrink(core: PoolCore, disk: Disk, sizeBytes: number, allowShrink: boolean): void {
+  if (!allowShrink) {
+    throw new OperatingError(
+      'usage',
+      `"${disk.name}" has ${disk.sizeBytes} bytes; shrinking it to ${sizeBytes} destroys data`,
+      { hint: 'take a snapshot first, then repeat with --shrink' },
+    )
+  }
+  verifyUnused(core, [disk], `shrink "${disk.name}"`, false)
+}
+
+export async function holdDisk(core: PoolCore, name: string, tag: string): Promise<void> {
+  verifyTag(tag)
+  await journal(core, () => {
+    const disk = mustFindDisk(core, name)
+    if (disk.holds.has(tag)) {
+      throw new OperatingError('exists', `"${name}" is held by "${tag}" already`)
+    }
+    return { op: 'hold', id: disk.id, tag }
+  })
+}
+
+export async function releaseDisk(core: PoolCore, name: string, tag: string): Promise<void> {
+  await journal(core, () => {
+    const disk = mustFindDisk(core, name)
+    if (!disk.holds.has(tag)) {
+      throw new OperatingError('not-found', `"${name}" is not held by "${tag}"`)
+    }
+    return { op: 'release', id: disk.id, tag }
+  })
+}

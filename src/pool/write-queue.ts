@@ -1,0 +1,277 @@
+/**
+ * Brings writes, trims and zeroes of all disks into the log, a batch a turn.
+ *
+ * In one synchronous stretch at the end of the turn: each operation that is ready is added to the
+ * record being built; a full record is written; its entries are applied to the maps, by the same
+ * function that recovery uses; its operations are completed. So a map never names a block that is
+ * not in the log, and an operation is answered only when it is.
+ *
+ * An operation that needs a map node or the rest of a partial block from disk waits in `#held`
+ * until it has it. Those that come after it pass it by, unless they overlap it: operations on the
+ * same block go into the log in the order in which they came. Hence a read-modify-write cannot
+ * lose a neighbour's bytes.
+ */
+import { assert } from '../base/assert.ts'
+import { Errno, OperatingError } from '../base/errors.ts'
+import type { TargetCompletion } from '../export/target.ts'
+import { EntryKind, blocksOfEntry } from '../format/record.ts'
+import type { TurnHook } from '../io/io.ts'
+import { Lookup } from '../map/page-tables.ts'
+import { SpareMissing } from './appender.ts'
+import type { PoolCore } from './core.ts'
+import type { Disk } from './disk.ts'
+import { prepareEdges, releaseEdges } from './edge-pages.ts'
+import { WriteOp } from './write-op.ts'
+
+/** Nodes written in one go when too many are dirty: about a millisecond. */
+const FLUSH_NODE_COUNT = 250
+
+/** Operations with partial blocks at work at once; each may hold two edge pages. */
+export const EDGE_OP_COUNT_MAX = 64
+
+type Progress = 'done' | 'held'
+
+export class WriteQueue implements TurnHook {
+  readonly #core: PoolCore
+  readonly #found: Lookup = new Lookup()
+  readonly #free: WriteOp[] = []
+  readonly #onAppended: () => void
+  #incoming: WriteOp[] = []
+  #held: WriteOp[] = []
+  #working: WriteOp[] = []
+  /** Operations with a part in the record being built. */
+  readonly #inRecord: WriteOp[] = []
+  #ended: WriteOp[] = []
+  #completing: WriteOp[] = []
+  #edgeSlotCount = EDGE_OP_COUNT_MAX
+  readonly #recycleOp = (op: WriteOp): void => {
+    this.#free.push(op)
+  }
+
+  /** `onAppended` is called after each turn that wrote something. */
+  constructor(core: PoolCore, onAppended: () => void) {
+    this.#core = core
+    this.#onAppended = onAppended
+  }
+
+  /** Operations not in the log yet. */
+  get pendingCount(): number {
+    return this.#incoming.length + this.#held.length
+  }
+
+  /** Queues an operation on a range that lies within the disk. Result: 0, -EIO or -ENOSPC. */
+  submit(
+    disk: Disk,
+    kind: EntryKind,
+    offsetBytes: number,
+    lengthBytes: number,
+    arenaOffset: number,
+    isDurable: boolean,
+    completion: TargetCompletion,
+    tag: number,
+  ): void {
+    const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
+    const cohort = this.#core.cohorts.enter()
+    op.start(disk, kind, offsetBytes, lengthBytes, arenaOffset, isDurable, completion, tag, cohort)
+    this.#incoming.push(op)
+    this.#core.io.atTurnEnd(this)
+  }
+
+  turnEnd(): void {
+    const working = this.#working
+    for (const op of this.#held) working.push(op)
+    for (const op of this.#incoming) working.push(op)
+    this.#held.length = 0
+    this.#incoming.length = 0
+    for (const op of working) {
+      if (this.#advance(op) === 'held') this.#held.push(op)
+    }
+    working.length = 0
+    // An operation that ended may have been what another waits for.
+    if (this.#held.length > 0 && this.#ended.length > 0) this.#core.io.atTurnEnd(this)
+    if (!this.#core.log.isRecordEmpty) this.#writeRecord()
+    this.#flushNodes()
+    this.#completeEnded()
+    this.#onAppended()
+  }
+
+  #advance(op: WriteOp): Progress {
+    if (op.state === 'preparing') return 'held'
+    if (this.#held.length > 0 && this.#held.some((earlier) => earlier.overlaps(op))) return 'held'
+    if (op.state === 'new') {
+      if (op.isHeadPartial || op.isTailPartial) {
+        if (this.#edgeSlotCount === 0) return 'held'
+        this.#edgeSlotCount -= 1
+        op.holdsEdgeSlot = true
+        op.state = 'preparing'
+        void prepareEdges(this.#core, op).then(() => this.#resume(op))
+        return 'held'
+      }
+      op.state = 'ready'
+    }
+    const refusal = op.result !== 0 ? op.result : this.#admit(op)
+    if (refusal !== 0) {
+      this.#end(op, refusal)
+      return 'done'
+    }
+    if (!this.#reside(op)) return 'held'
+    return this.#append(op)
+  }
+
+  /** What was being read for `op` is here: it goes on at the end of this turn. */
+  #resume(op: WriteOp): void {
+    op.state = 'ready'
+    this.#core.io.atTurnEnd(this)
+  }
+
+  /** 0, or why the operation cannot be taken. Trims always fit: they are how space is made. */
+  #admit(op: WriteOp): number {
+    const { log, space } = this.#core
+    if (log.failure !== 0) return -Errno.EIO
+    if (op.kind !== EntryKind.data) return 0
+    return space.admits(op.endBytes - op.offsetBytes) ? 0 : -Errno.ENOSPC
+  }
+
+  /** Whether the map's nodes are here; if not, has them loaded. */
+  #reside(op: WriteOp): boolean {
+    const { tables } = this.#core
+    const { root } = op.target
+    const found = this.#found
+    if (tables.tryReside(root, op.nextBlock, op.endBlock - op.nextBlock, found)) return true
+    op.state = 'preparing'
+    tables.fault(found).then(
+      () => this.#resume(op),
+      () => {
+        op.result = -Errno.EIO
+        this.#resume(op)
+      },
+    )
+    return false
+  }
+
+  #append(op: WriteOp): Progress {
+    while (op.nextBlock < op.endBlock && !op.isEnded) {
+      if (this.#addNext(op)) continue
+      const result = this.#makeRoom()
+      if (result === -Errno.EAGAIN) {
+        // What is already in the log stays; the rest waits for the next segment.
+        void this.#core.log.whenSpare().then(() => this.#core.io.atTurnEnd(this))
+        return 'held'
+      }
+      if (result !== 0 && !op.isEnded) this.#end(op, result)
+    }
+    // Nothing to write: both ends read as zeros already.
+    if (!op.isEnded && this.#inRecord.at(-1) !== op) this.#end(op, 0)
+    return 'done'
+  }
+
+  #noteInRecord(op: WriteOp): void {
+    if (this.#inRecord.at(-1) !== op) this.#inRecord.push(op)
+  }
+
+  /** Adds the next part of `op` to the record. False: there is no room for any of it. */
+  #addNext(op: WriteOp): boolean {
+    const { log } = this.#core
+    const { id } = op.target
+    const block = op.nextBlock
+    const isHead = block < op.wholeStart
+    if (isHead || block >= op.wholeEnd) {
+      const isSkipped = (isHead ? op.head : op.tail) === 'skip'
+      const page = isHead ? op.headPage : op.tailPage
+      if (!isSkipped) {
+        if (log.addBlocks(EntryKind.data, id, block, 1, page) === 0) return false
+        this.#noteInRecord(op)
+      }
+      op.nextBlock += 1
+      return true
+    }
+    const count = op.wholeEnd - block
+    if (op.kind === EntryKind.data) {
+      const taken = log.addBlocks(op.kind, id, block, count, op.arenaOffsetOf(block))
+      if (taken === 0) return false
+      op.nextBlock += taken
+      this.#noteInRecord(op)
+      return true
+    }
+    if (!log.addRange(op.kind, id, block, count)) return false
+    op.nextBlock = op.wholeEnd
+    this.#noteInRecord(op)
+    return true
+  }
+
+  /** Writes the record, and begins the next segment if this one is full. 0 or -errno. */
+  #makeRoom(): number {
+    const { log } = this.#core
+    if (!log.isRecordEmpty) {
+      const result = this.#writeRecord()
+      if (result !== 0) return result
+    }
+    return log.mustRoll(2) ? log.roll() : 0
+  }
+
+  /** Writes the record, applies it, completes what is finished. 0, -ENOSPC or -EIO. */
+  #writeRecord(): number {
+    const { log, space } = this.#core
+    const before = log.appendedBytes
+    const result = log.write()
+    if (result === 0) {
+      space.consume(log.appendedBytes - before)
+      this.#applyRecord()
+    }
+    log.beginRecord()
+    const errno = result === 0 || result === -Errno.ENOSPC ? result : -Errno.EIO
+    for (const op of this.#inRecord) {
+      op.sequence = log.nextSequence
+      if (errno !== 0 || op.nextBlock === op.endBlock) this.#end(op, errno)
+    }
+    this.#inRecord.length = 0
+    return errno
+  }
+
+  #applyRecord(): void {
+    const { log, catalogue } = this.#core
+    const { entries } = log
+    let slot = log.firstBlockSlot
+    for (let i = 0; i < entries.count; i += 1) {
+      const kind = entries.kinds[i]
+      const count = entries.counts[i]
+      const segment = log.openSegmentId
+      catalogue.applyEntry(entries.diskIds[i], kind, entries.blockIndexes[i], count, segment, slot)
+      slot += blocksOfEntry(kind, count)
+    }
+  }
+
+  /** The operation is over; who started it hears of it when the batch is done. */
+  #end(op: WriteOp, result: number): void {
+    assert(!op.isEnded, 'an operation ends once')
+    op.isEnded = true
+    op.result = result
+    if (op.headPage >= 0 || op.tailPage >= 0) releaseEdges(this.#core, op)
+    if (op.holdsEdgeSlot) this.#edgeSlotCount += 1
+    this.#ended.push(op)
+  }
+
+  #completeEnded(): void {
+    const ended = this.#ended
+    this.#ended = this.#completing
+    this.#completing = ended
+    const { syncs } = this.#core.log
+    for (const op of ended) {
+      if (op.isDurable && op.result === 0) syncs.wait(op.sequence, op, 0)
+      else op.complete()
+    }
+    ended.length = 0
+  }
+
+  /** Too many dirty nodes: some are written at once, so that memory stays bounded. */
+  #flushNodes(): void {
+    const { tables, appender, log } = this.#core
+    if (!tables.isDirtyFull || log.failure !== 0) return
+    try {
+      tables.flushSome(FLUSH_NODE_COUNT, appender)
+    } catch (error) {
+      // They stay dirty, and the next turn tries again: when the segment is there, or space.
+      if (!(error instanceof SpareMissing || error instanceof OperatingError)) throw error
+    }
+  }
+}

@@ -1,0 +1,109 @@
+import { Errno } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import { TABLE_PAGE_SLOT_COUNT, TABLE_PAGE_SLOT_SHIFT } from '../format/segment.ts'
+import type { IoCompletion } from '../io/io.ts'
+import type { SegmentState } from './segment-state.ts'
+import type { SegmentStore } from './segment-store.ts'
+import { must } from '../base/assert.ts'
+
+/**
+ * One checked read of consecutive slots. Objects are recycled by the store. The usual path (file
+ * open, checksums in memory) goes straight to `Io` and allocates nothing; otherwise what is
+ * missing is loaded first.
+ */
+export class BlockRead implements IoCompletion {
+  readonly #store: SegmentStore
+  #state: SegmentState | null = null
+  #slot = 0
+  #count = 0
+  #arenaOffset = 0
+  #completion: IoCompletion | null = null
+  #tag = 0
+
+  constructor(store: SegmentStore) {
+    this.#store = store
+  }
+
+  start(
+    state: SegmentState | null,
+    segment: number,
+    slot: number,
+    count: number,
+    arenaOffset: number,
+    completion: IoCompletion,
+    tag: number,
+  ): void {
+    this.#state = state
+    this.#slot = slot
+    this.#count = count
+    this.#arenaOffset = arenaOffset
+    this.#completion = completion
+    this.#tag = tag
+    if (state === null) {
+      this.#store.noteDamage(segment, slot, 'the segment is missing')
+      void Promise.resolve().then(() => this.#finish(-Errno.EIO))
+      return
+    }
+    state.pinCount += 1
+    if (this.#store.isReady(state, slot, count)) this.#submit(state)
+    else this.#prepareThen(state, () => this.#submit(state))
+  }
+
+  ioComplete(_tag: number, result: number): void {
+    const state = must(this.#state, 'the segment being read')
+    if (result !== this.#count * BLOCK_SIZE_BYTES) {
+      const fact = result < 0 ? `the read failed with errno ${-result}` : 'the file is cut short'
+      this.#store.noteDamage(state.id, this.#slot, fact)
+      this.#finish(-Errno.EIO)
+      return
+    }
+    // The table pages may have left the cache during the read.
+    if (this.#store.isReady(state, this.#slot, this.#count)) this.#verify(state)
+    else this.#prepareThen(state, () => this.#verify(state))
+  }
+
+  #submit(state: SegmentState): void {
+    const file = must(state.file, 'the open segment file')
+    const lengthBytes = this.#count * BLOCK_SIZE_BYTES
+    this.#store.io.read(file, this.#slot * BLOCK_SIZE_BYTES, this.#arenaOffset, lengthBytes, this, 0)
+  }
+
+  #prepareThen(state: SegmentState, next: () => void): void {
+    this.#store.prepare(state, this.#slot, this.#count).then(next, (error: unknown) => {
+      this.#store.noteDamage(state.id, this.#slot, String(error))
+      this.#finish(-Errno.EIO)
+    })
+  }
+
+  #verify(state: SegmentState): void {
+    const { checksum, io } = this.#store
+    let slot = this.#slot
+    let arenaOffset = this.#arenaOffset
+    const end = slot + this.#count
+    while (slot < end) {
+      const within = slot & (TABLE_PAGE_SLOT_COUNT - 1)
+      const count = Math.min(end - slot, TABLE_PAGE_SLOT_COUNT - within)
+      const page = must(state.pages[slot >> TABLE_PAGE_SLOT_SHIFT], 'the checksum table page')
+      const bad = checksum.verifyBlocks(io.arena.memory, arenaOffset, count, page, 2 * within)
+      if (bad >= 0) {
+        this.#store.noteDamage(state.id, slot + bad, 'the block does not match its checksum')
+        this.#finish(-Errno.EIO)
+        return
+      }
+      slot += count
+      arenaOffset += count * BLOCK_SIZE_BYTES
+    }
+    this.#finish(0)
+  }
+
+  #finish(result: number): void {
+    const state = this.#state
+    const completion = must(this.#completion, 'the reader')
+    const tag = this.#tag
+    this.#state = null
+    this.#completion = null
+    this.#store.recycle(this)
+    if (state !== null) this.#store.unpin(state)
+    completion.ioComplete(tag, result)
+  }
+}

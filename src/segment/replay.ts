@@ -1,0 +1,156 @@
+/**
+ * Finds the end of the log after a crash: replays every record from the checkpoint on, across
+ * segments, up to the first that is not whole.
+ *
+ * The torn tail is abandoned, its slots never reused (I1): the segment is sealed with what is
+ * valid in it, and the log goes on in a new one. Segments that hold only abandoned records are
+ * reported, to be removed once a new checkpoint is durable.
+ *
+ * A tear and rot look alike at the place itself. They differ in what was written later: each
+ * record says up to where the log was durable at that time. If anything past the end says the
+ * missing record was durable, it was acknowledged and has been lost: `log-gap`, not a tear. An
+ * abandoned tail of an earlier crash cannot raise a false alarm: what it says was durable was
+ * replayed then, so this replay begins at or after it.
+ */
+import { assert, must } from '../base/assert.ts'
+import { CorruptionError } from '../base/errors.ts'
+import { DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
+import type { LogPosition } from '../format/superblock.ts'
+import type { Io } from '../io/io.ts'
+import type { ChainEnd, ScannedRecord } from './scan.ts'
+import { SegmentScanner } from './scan.ts'
+import { SEAL_BYTES, sealSegment } from './seal.ts'
+import type { SegmentState } from './segment-state.ts'
+import type { SegmentStore } from './segment-store.ts'
+
+export interface ReplayEnd {
+  chain: ChainEnd
+  recordCount: number
+  /** Log segments without a valid record of this log's continuation. */
+  abandonedIds: number[]
+}
+
+export type RecordVisitor = (record: ScannedRecord) => Promise<void> | void
+
+/** Rejects with `log-gap`, `segment-corrupt`, an I/O error, or what `visit` throws. */
+export async function replayLog(
+  io: Io,
+  store: SegmentStore,
+  position: LogPosition,
+  visit: RecordVisitor,
+): Promise<ReplayEnd> {
+  const scanner = new SegmentScanner(io, store)
+  try {
+    return await new Replay(io, store, scanner, visit).run(position)
+  } finally {
+    scanner.close()
+  }
+}
+
+class Replay {
+  readonly #io: Io
+  readonly #store: SegmentStore
+  readonly #scanner: SegmentScanner
+  readonly #visit: RecordVisitor
+  /** Places past a tear where evidence of lost records could lie. */
+  readonly #remains: { state: SegmentState; slot: number }[] = []
+
+  constructor(io: Io, store: SegmentStore, scanner: SegmentScanner, visit: RecordVisitor) {
+    this.#io = io
+    this.#store = store
+    this.#scanner = scanner
+    this.#visit = visit
+  }
+
+  async run(position: LogPosition): Promise<ReplayEnd> {
+    let chain: ChainEnd = position
+    let recordCount = 0
+    const abandonedIds: number[] = []
+    if (this.#store.has(position.segment)) {
+      const state = this.#store.get(position.segment)
+      const end = await this.#replaySegment(state, position.slot, chain)
+      chain = end.chain
+      recordCount += end.recordCount
+    }
+    for (const id of this.#store.ids()) {
+      if (id <= position.segment) continue
+      const state = this.#store.get(id)
+      if ((await this.#store.readKind(state)) === SegmentKind.bulk) continue
+      const continues = state.kind !== null && (await this.#scanner.peek(state, chain))
+      if (!continues) {
+        abandonedIds.push(id)
+        this.#remains.push({ state, slot: DATA_SLOT_FIRST })
+        continue
+      }
+      const end = await this.#replaySegment(state, DATA_SLOT_FIRST, chain)
+      chain = end.chain
+      recordCount += end.recordCount
+    }
+    await this.#verifyNothingLost(chain.sequence)
+    return { chain, recordCount, abandonedIds }
+  }
+
+  async #replaySegment(
+    state: SegmentState,
+    slot: number,
+    chain: ChainEnd,
+  ): Promise<{ chain: ChainEnd; recordCount: number }> {
+    const sealed = await this.#store.readSealed(state)
+    if (!sealed) await this.#rebuildTable(state, slot)
+    const end = await this.#scanner.scan(state, slot, chain, async (record) => {
+      if (!sealed) noteChecksums(state, record)
+      await this.#visit(record)
+    })
+    if (!sealed) await this.#seal(state, end.slot)
+    this.#remains.push({ state, slot: end.slot })
+    return { chain: end.chain ?? chain, recordCount: end.recordCount }
+  }
+
+  /** Checksums of what lies before the checkpoint in a segment that was still open then. */
+  async #rebuildTable(state: SegmentState, endSlot: number): Promise<void> {
+    state.beginTable()
+    if (endSlot === DATA_SLOT_FIRST) return
+    let reached = DATA_SLOT_FIRST
+    await this.#scanner.scan(state, DATA_SLOT_FIRST, null, (record) => {
+      if (reached < endSlot) noteChecksums(state, record)
+      reached = record.firstBlockSlot + record.header.blockCount
+    })
+    if (reached < endSlot) {
+      throw new CorruptionError(
+        'segment-corrupt',
+        `segment ${state.id} is damaged at slot ${reached}, before the checkpoint`,
+        { hint: 'run "varve check" on the pool', details: { segment: state.id, slot: reached } },
+      )
+    }
+  }
+
+  async #seal(state: SegmentState, usedSlotCount: number): Promise<void> {
+    const staging = this.#io.arena.allocate(SEAL_BYTES)
+    assert(staging >= 0, 'the arena holds a table and a footer while the pool opens')
+    const result = sealSegment(this.#io, this.#store, state, usedSlotCount, staging)
+    this.#io.arena.free(staging, SEAL_BYTES)
+    this.#store.mustSucceed(result, 'seal', state.id)
+    await this.#store.syncFile(must(state.file, 'the segment being sealed'), state.id)
+    this.#store.noteSealed(state)
+  }
+
+  async #verifyNothingLost(sequence: number): Promise<void> {
+    for (const { state, slot } of this.#remains) {
+      const durable = await this.#scanner.highestDurable(state, slot)
+      if (durable <= sequence) continue
+      throw new CorruptionError(
+        'log-gap',
+        `record ${sequence} was durable and is damaged or missing (segment ${state.id} says ` +
+          `everything below ${durable} was)`,
+        {
+          hint: 'the pool is unchanged; run "varve check", then restore the damaged segment',
+          details: { sequence, segment: state.id },
+        },
+      )
+    }
+  }
+}
+
+function noteChecksums(state: SegmentState, record: ScannedRecord): void {
+  state.setChecksums(record.firstBlockSlot, record.header.blockCount, record.blockChecksums, 0)
+}

@@ -1,0 +1,49 @@
+import type { IoFile } from '../io/io.ts'
+import type { SegmentFooter, SegmentKind } from '../format/segment.ts'
+import { TABLE_PAGE_COUNT, TABLE_PAGE_SLOT_COUNT, TABLE_PAGE_SLOT_SHIFT } from '../format/segment.ts'
+import { must } from '../base/assert.ts'
+
+/** Words in one page of the checksum table: two a slot. */
+export const TABLE_PAGE_WORDS: number = 2 * TABLE_PAGE_SLOT_COUNT
+
+/** What is known in memory of one segment. */
+export class SegmentState {
+  readonly id: number
+  /** Null until its header or footer was read. */
+  kind: SegmentKind | null = null
+  /**
+   * False while it is being filled: then its whole checksum table is here. True: table pages are
+   * loaded when needed and may be dropped again.
+   */
+  sealed = true
+  file: IoFile | null = null
+  /** One opening at a time. */
+  opening: Promise<IoFile> | null = null
+  footer: SegmentFooter | null = null
+  readonly pages: (Uint32Array | null)[] = new Array<Uint32Array | null>(TABLE_PAGE_COUNT).fill(null)
+  /** Reads in flight, unsynced data: the file stays open while there is any of that. */
+  pinCount = 0
+  /** The file left the cache of open files while it was pinned. */
+  closeWhenIdle = false
+
+  constructor(id: number) {
+    this.id = id
+  }
+
+  /** Makes room for the checksums of a segment about to be filled. */
+  beginTable(): void {
+    this.sealed = false
+    for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) this.pages[i] = new Uint32Array(TABLE_PAGE_WORDS)
+  }
+
+  /** Notes the checksums of `count` blocks from `slot`; `words` holds two a block from `index`. */
+  setChecksums(slot: number, count: number, words: Uint32Array, index: number): void {
+    for (let i = 0; i < count; i += 1) {
+      const at = slot + i
+      const page = must(this.pages[at >> TABLE_PAGE_SLOT_SHIFT], 'the table of an open segment')
+      const word = 2 * (at & (TABLE_PAGE_SLOT_COUNT - 1))
+      page[word] = words[index + 2 * i]
+      page[word + 1] = words[index + 2 * i + 1]
+    }
+  }
+}

@@ -1,0 +1,432 @@
+/**
+ * All segments of a pool by id: their files, opened when needed and a bounded number at a time,
+ * their checksum tables, loaded by the page and dropped under a byte budget, and the checked read
+ * of blocks by address. Invariant I8: no byte leaves here that does not match its checksum.
+ */
+import { LRUCache } from 'lru-cache'
+import { assert, must } from '../base/assert.ts'
+import type { Checksum } from '../base/checksum.ts'
+import { CorruptionError, OperatingError, Errno } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import { PAGE_SIZE_BYTES } from '../format/page.ts'
+import type { SegmentKind } from '../format/segment.ts'
+import {
+  FOOTER_SLOT,
+  TABLE_PAGE_COUNT,
+  TABLE_SLOT,
+  encodeSegmentHeader,
+  segmentFileName,
+  tryDecodeSegmentFooter,
+  tryDecodeSegmentHeader,
+  tryParseSegmentFileName,
+} from '../format/segment.ts'
+import type { Io, IoCompletion, IoFile } from '../io/io.ts'
+import { ioResult } from '../io/io.ts'
+import { BlockRead } from './block-read.ts'
+import { PagePool } from './page-pool.ts'
+import { SegmentState, TABLE_PAGE_WORDS } from './segment-state.ts'
+
+const TABLE_IO_PAGE_COUNT = 16
+const BLOCK_IO_PAGE_COUNT = 64
+
+export interface SegmentStoreOptions {
+  /** For checksum table pages of sealed segments. 32 MiB covers 16 GiB of hot data. */
+  checksumCacheBytes: number
+  /** Descriptors kept open; the usual soft limit of a process is 1,024. */
+  openFileCountMax: number
+}
+
+/** Told of every block that failed its check, for the log. */
+export type DamageListener = (segment: number, slot: number, fact: string) => void
+
+export class SegmentStore {
+  readonly io: Io
+  readonly checksum: Checksum
+  readonly poolId: Uint8Array
+  readonly #folder: string
+  /** For headers, footers and table pages: whoever holds one waits for no other page. */
+  readonly #pages: PagePool
+  /** For blocks read by `readPage`, which may have to wait for a table page. */
+  readonly #blockPages: PagePool
+  readonly #segments: Map<number, SegmentState> = new Map()
+  readonly #openFiles: LRUCache<number, SegmentState>
+  readonly #tablePages: LRUCache<number, Uint32Array>
+  readonly #freeReads: BlockRead[] = []
+  readonly #onDamage: DamageListener
+  #nextId = 1
+
+  constructor(
+    io: Io,
+    checksum: Checksum,
+    poolId: Uint8Array,
+    folder: string,
+    options: SegmentStoreOptions,
+    onDamage: DamageListener,
+  ) {
+    this.io = io
+    this.checksum = checksum
+    this.poolId = poolId
+    this.#folder = folder
+    this.#pages = new PagePool(io.arena, TABLE_IO_PAGE_COUNT)
+    this.#blockPages = new PagePool(io.arena, BLOCK_IO_PAGE_COUNT)
+    this.#onDamage = onDamage
+    this.#openFiles = new LRUCache({
+      max: options.openFileCountMax,
+      dispose: (state): void => this.#closeFile(state),
+    })
+    this.#tablePages = new LRUCache({
+      max: Math.ceil(options.checksumCacheBytes / PAGE_SIZE_BYTES),
+      dispose: (_page, key): void => this.#dropPage(key),
+    })
+  }
+
+  /** Registers every segment file in the folder; reads none. */
+  async load(): Promise<void> {
+    for (const name of await this.io.list(this.#folder)) {
+      const id = tryParseSegmentFileName(name)
+      if (id === null) continue
+      this.#segments.set(id, new SegmentState(id))
+      this.#nextId = Math.max(this.#nextId, id + 1)
+    }
+  }
+
+  get nextId(): number {
+    return this.#nextId
+  }
+
+  /** A checkpoint knew of ids below this, even if their files are gone: they are never reused. */
+  reserveIdsBelow(nextId: number): void {
+    this.#nextId = Math.max(this.#nextId, nextId)
+  }
+
+  /** Ids in ascending order. */
+  ids(): number[] {
+    return [...this.#segments.keys()].sort((a, b) => a - b)
+  }
+
+  get count(): number {
+    return this.#segments.size
+  }
+
+  has(id: number): boolean {
+    return this.#segments.has(id)
+  }
+
+  get(id: number): SegmentState {
+    const state = this.#segments.get(id)
+    if (state === undefined) {
+      throw new CorruptionError('segment-corrupt', `segment ${id} is missing`, {
+        hint: 'run "varve check" on the pool',
+        details: { segment: id },
+      })
+    }
+    return state
+  }
+
+  pathOf(id: number): string {
+    return `${this.#folder}/${segmentFileName(id)}`
+  }
+
+  /** A new segment, its header and its name durable before anything can refer to it. */
+  async create(kind: SegmentKind): Promise<SegmentState> {
+    const id = this.#nextId
+    this.#nextId += 1
+    const page = await this.#pages.take()
+    let file: IoFile | null = null
+    try {
+      file = await this.io.open(this.pathOf(id), 'create')
+      const memory = this.io.arena.memory
+      encodeSegmentHeader({ segment: id, kind }, this.poolId, memory, page, this.checksum)
+      const vector = { pairs: Uint32Array.of(page, PAGE_SIZE_BYTES), count: 1 }
+      this.mustSucceed(this.io.writeSync(file, 0, vector), 'write', id)
+      await this.syncFile(file, id)
+      await this.io.syncDirectory(this.#folder)
+    } catch (error) {
+      if (file !== null) {
+        await this.io.close(file)
+        await this.io.remove(this.pathOf(id))
+      }
+      throw error
+    } finally {
+      this.#pages.give(page)
+    }
+    const state = new SegmentState(id)
+    state.kind = kind
+    state.file = file
+    state.beginTable()
+    this.#segments.set(id, state)
+    return state
+  }
+
+  async syncFile(file: IoFile, id: number): Promise<void> {
+    const result = await ioResult((completion) => this.io.sync(file, completion, 0))
+    this.mustSucceed(result, 'sync', id)
+  }
+
+  /** The segment's footer is written: from now on it is like any sealed one. */
+  noteSealed(state: SegmentState): void {
+    state.sealed = true
+    for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) {
+      const page = state.pages[i]
+      if (page !== null) this.#tablePages.set(state.id * TABLE_PAGE_COUNT + i, page)
+    }
+    if (state.file !== null) this.#openFiles.set(state.id, state)
+  }
+
+  /**
+   * Reads `count` blocks at (segment, slot) into the arena and checks them. Completes with 0, or
+   * -EIO for a mismatch, a missing segment or a failed read. Never completes inside the call.
+   */
+  read(
+    segment: number,
+    slot: number,
+    count: number,
+    arenaOffset: number,
+    completion: IoCompletion,
+    tag: number,
+  ): void {
+    const read = this.#freeReads.pop() ?? new BlockRead(this)
+    read.start(this.#segments.get(segment) ?? null, segment, slot, count, arenaOffset, completion, tag)
+  }
+
+  recycle(read: BlockRead): void {
+    this.#freeReads.push(read)
+  }
+
+  /** Checked bytes of one block in memory of its own, for nodes and the catalogue. */
+  async readPage(segment: number, slot: number): Promise<Uint8Array<ArrayBuffer>> {
+    const page = await this.#blockPages.take()
+    try {
+      const result = await ioResult((completion) => {
+        this.read(segment, slot, 1, page, completion, 0)
+      })
+      if (result !== 0) {
+        throw new OperatingError('io', `block ${segment}:${slot} cannot be read`, {
+          errno: -result,
+          details: { segment, slot },
+          hint: 'run "varve check" on the pool',
+        })
+      }
+      return Uint8Array.from(this.io.arena.memory.subarray(page, page + PAGE_SIZE_BYTES))
+    } finally {
+      this.#blockPages.give(page)
+    }
+  }
+
+  /** True when the file is open and the table pages of the range are here. Keeps them so a while. */
+  isReady(state: SegmentState, slot: number, count: number): boolean {
+    if (state.file === null) return false
+    if (!state.sealed) return true
+    this.#openFiles.get(state.id)
+    const last = (slot + count - 1) >> 9
+    for (let i = slot >> 9; i <= last; i += 1) {
+      if (state.pages[i] === null) return false
+      this.#tablePages.get(state.id * TABLE_PAGE_COUNT + i)
+    }
+    return true
+  }
+
+  /** Opens the file and loads the table pages of the range. */
+  async prepare(state: SegmentState, slot: number, count: number): Promise<void> {
+    const file = await this.openFile(state)
+    if (!state.sealed) return
+    const footer = (state.footer ??= await this.#loadFooter(state, file))
+    for (let i = slot >> 9; i <= (slot + count - 1) >> 9; i += 1) {
+      if (state.pages[i] === null) await this.#loadTablePage(state, file, footer.tableChecksums, i)
+    }
+  }
+
+  async openFile(state: SegmentState): Promise<IoFile> {
+    if (state.file !== null) return state.file
+    state.opening ??= this.io.open(this.pathOf(state.id), 'write')
+    const file = await state.opening
+    if (state.opening !== null) {
+      state.opening = null
+      state.file = file
+      if (state.sealed) this.#openFiles.set(state.id, state)
+    }
+    return must(state.file, 'the segment file')
+  }
+
+  /** Reads the header; null when the file is not a sound segment of this pool. */
+  async readKind(state: SegmentState): Promise<SegmentKind | null> {
+    if (state.kind !== null) return state.kind
+    const file = await this.#pin(state)
+    const page = await this.#pages.take()
+    try {
+      if (!(await this.#readRaw(file, 0, page))) return null
+      const memory = this.io.arena.memory
+      const header = tryDecodeSegmentHeader(memory, page, this.poolId, this.checksum)
+      state.kind = header?.segment === state.id ? header.kind : null
+      return state.kind
+    } finally {
+      this.#pages.give(page)
+      this.unpin(state)
+    }
+  }
+
+  /** Reads the footer; false when the segment is not sealed. */
+  async readSealed(state: SegmentState): Promise<boolean> {
+    if (state.footer !== null) return true
+    const file = await this.#pin(state)
+    const page = await this.#pages.take()
+    try {
+      if (!(await this.#readRaw(file, FOOTER_SLOT, page))) return false
+      const memory = this.io.arena.memory
+      state.footer = tryDecodeSegmentFooter(memory, page, this.poolId, state.id, this.checksum)
+      return state.footer !== null
+    } finally {
+      this.#pages.give(page)
+      this.unpin(state)
+    }
+  }
+
+  /** Removes the file. Nothing may refer to it and no read may be in flight. */
+  async delete(id: number): Promise<void> {
+    const state = this.get(id)
+    assert(state.pinCount === 0, `segment ${id} is deleted with reads in flight`)
+    this.#segments.delete(id)
+    for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) {
+      this.#tablePages.delete(id * TABLE_PAGE_COUNT + i)
+    }
+    if (!this.#openFiles.delete(id)) this.#closeFile(state)
+    await this.io.remove(this.pathOf(id))
+  }
+
+  /** Gives the slots' space back; their content is gone. */
+  async punch(id: number, slot: number, count: number): Promise<void> {
+    const state = this.get(id)
+    const file = await this.#pin(state)
+    try {
+      await this.io.punch(file, slot * BLOCK_SIZE_BYTES, count * BLOCK_SIZE_BYTES)
+    } finally {
+      this.unpin(state)
+    }
+  }
+
+  syncFolder(): Promise<void> {
+    return this.io.syncDirectory(this.#folder)
+  }
+
+  /** What the segment takes on disk. */
+  async allocatedBytes(id: number): Promise<number> {
+    const state = this.get(id)
+    const file = await this.#pin(state)
+    try {
+      return (await this.io.stat(file)).allocatedBytes
+    } finally {
+      this.unpin(state)
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const state of this.#segments.values()) {
+      assert(state.pinCount === 0, 'the store closes without reads in flight')
+      const file = state.file
+      state.file = null
+      if (file !== null) await this.io.close(file)
+    }
+    this.#openFiles.clear()
+    this.#tablePages.clear()
+    this.#pages.release(this.io.arena)
+    this.#blockPages.release(this.io.arena)
+  }
+
+  noteDamage(segment: number, slot: number, fact: string): void {
+    this.#onDamage(segment, slot, fact)
+  }
+
+  /** Ends a read, or whatever else kept the file open. */
+  unpin(state: SegmentState): void {
+    state.pinCount -= 1
+    assert(state.pinCount >= 0, 'what is unpinned was pinned')
+    if (state.pinCount === 0 && state.closeWhenIdle) this.#closeFile(state)
+  }
+
+  async #pin(state: SegmentState): Promise<IoFile> {
+    state.pinCount += 1
+    try {
+      return await this.openFile(state)
+    } catch (error) {
+      this.unpin(state)
+      throw error
+    }
+  }
+
+  #closeFile(state: SegmentState): void {
+    if (state.pinCount > 0) {
+      state.closeWhenIdle = true
+      return
+    }
+    const file = state.file
+    state.closeWhenIdle = false
+    state.file = null
+    if (file !== null) void this.io.close(file).catch(() => undefined)
+  }
+
+  #dropPage(key: number): void {
+    const state = this.#segments.get(Math.floor(key / TABLE_PAGE_COUNT))
+    if (state !== undefined) state.pages[key % TABLE_PAGE_COUNT] = null
+  }
+
+  async #loadFooter(state: SegmentState, file: IoFile): Promise<NonNullable<SegmentState['footer']>> {
+    assert(state.file === file, 'the footer is read from the open file')
+    if (!(await this.readSealed(state))) {
+      throw new CorruptionError('segment-corrupt', `segment ${state.id} has no sound footer`, {
+        details: { segment: state.id },
+      })
+    }
+    return must(state.footer, 'the footer just read')
+  }
+
+  async #loadTablePage(
+    state: SegmentState,
+    file: IoFile,
+    checksums: Uint32Array,
+    index: number,
+  ): Promise<void> {
+    const page = await this.#pages.take()
+    try {
+      const sound =
+        (await this.#readRaw(file, TABLE_SLOT + index, page)) &&
+        this.checksum.verifyBlocks(this.io.arena.memory, page, 1, checksums, 2 * index) === -1
+      if (!sound) {
+        throw new CorruptionError(
+          'segment-corrupt',
+          `segment ${state.id} has a damaged checksum table (page ${index})`,
+          { details: { segment: state.id } },
+        )
+      }
+      const words = new Uint32Array(TABLE_PAGE_WORDS)
+      new Uint8Array(words.buffer).set(
+        this.io.arena.memory.subarray(page, page + PAGE_SIZE_BYTES),
+      )
+      state.pages[index] = words
+      this.#tablePages.set(state.id * TABLE_PAGE_COUNT + index, words)
+    } finally {
+      this.#pages.give(page)
+    }
+  }
+
+  /** One page without a check; false when the file ends before it. */
+  async #readRaw(file: IoFile, slot: number, page: number): Promise<boolean> {
+    const offsetBytes = slot * BLOCK_SIZE_BYTES
+    const result = await ioResult((completion) => {
+      this.io.read(file, offsetBytes, page, PAGE_SIZE_BYTES, completion, 0)
+    })
+    if (result < 0) {
+      throw new OperatingError('io', `${file.path} cannot be read`, { errno: -result })
+    }
+    return result === PAGE_SIZE_BYTES
+  }
+
+  /** Throws `no-space` or `io` for a negative errno. */
+  mustSucceed(result: number, verb: string, id: number): void {
+    if (result >= 0) return
+    throw new OperatingError(
+      -result === Errno.ENOSPC ? 'no-space' : 'io',
+      `cannot ${verb} segment ${id}: errno ${-result}`,
+      { errno: -result },
+    )
+  }
+}

@@ -1,0 +1,127 @@
+import { assert } from '../base/assert.ts'
+import type { Io, IoCompletion } from '../io/io.ts'
+import type { SegmentState } from './segment-state.ts'
+import type { SegmentStore } from './segment-store.ts'
+import { must } from '../base/assert.ts'
+
+/** Waits for the log to be durable up to a sequence. */
+export interface DurableWaiter {
+  /** Result: 0, or the -errno of the sync that failed. */
+  durable(tag: number, result: number): void
+}
+
+interface Waiting {
+  sequence: number
+  waiter: DurableWaiter
+  tag: number
+}
+
+/**
+ * Group commit: makes everything written so far durable with one fdatasync for each segment
+ * written since the last time (usually one), however many clients asked. At most one round is in
+ * flight; requests that come meanwhile share the next.
+ *
+ * Ordering: a round covers the sequence reached when it *started*, so a flush is answered only
+ * when a sync that began after its writes has ended. Several segments may be synced side by side
+ * in one round: nothing is answered until all are done, and recovery stops at the first gap.
+ */
+export class SyncGroup implements IoCompletion {
+  readonly #io: Io
+  readonly #store: SegmentStore
+  readonly #unsynced: Set<SegmentState> = new Set()
+  #waiting: Waiting[] = []
+  #inFlight = 0
+  #roundSequence = 0
+  #roundResult = 0
+  #written = 0
+  #durable = 0
+  /** 0, or the -errno of the first sync that failed; nothing is durable after that (I10). */
+  #failure = 0
+
+  constructor(io: Io, store: SegmentStore) {
+    this.#io = io
+    this.#store = store
+  }
+
+  /** Every record below this sequence is durable. */
+  get durableSequence(): number {
+    return this.#durable
+  }
+
+  get failure(): number {
+    return this.#failure
+  }
+
+  /** Begins at `sequence` with everything before it durable. */
+  reset(sequence: number): void {
+    assert(this.#inFlight === 0 && this.#unsynced.size === 0, 'a log begins with nothing unsynced')
+    this.#written = sequence
+    this.#durable = sequence
+  }
+
+  /** `state` has data that no sync covers; records below `sequence` are written. */
+  noteWritten(state: SegmentState, sequence: number): void {
+    this.#written = sequence
+    if (this.#unsynced.has(state)) return
+    this.#unsynced.add(state)
+    state.pinCount += 1
+  }
+
+  /** Calls back when every record below `sequence` is durable; never inside this call. */
+  wait(sequence: number, waiter: DurableWaiter, tag: number): void {
+    if (this.#failure !== 0 || this.#durable >= sequence) {
+      void Promise.resolve().then(() => waiter.durable(tag, this.#failure))
+      return
+    }
+    this.#waiting.push({ sequence, waiter, tag })
+    if (this.#inFlight === 0) this.#startRound()
+  }
+
+  /** The same as a promise. Result: 0 or -errno. */
+  settle(): Promise<number> {
+    const sequence = this.#written
+    return new Promise((resolve) => {
+      this.wait(sequence, { durable: (_tag, result) => resolve(result) }, 0)
+    })
+  }
+
+  ioComplete(tag: number, result: number): void {
+    if (result < 0) this.#roundResult = result
+    const state = must(this.#roundStates[tag], 'the segment being synced')
+    this.#store.unpin(state)
+    this.#inFlight -= 1
+    if (this.#inFlight === 0) this.#endRound()
+  }
+
+  #roundStates: SegmentState[] = []
+
+  #startRound(): void {
+    this.#roundSequence = this.#written
+    this.#roundResult = 0
+    this.#roundStates = [...this.#unsynced]
+    this.#unsynced.clear()
+    this.#inFlight = this.#roundStates.length
+    assert(this.#inFlight > 0, 'what is not durable lies in an unsynced segment')
+    this.#roundStates.forEach((state, tag) => {
+      this.#io.sync(must(state.file, 'the written segment file'), this, tag)
+    })
+  }
+
+  #endRound(): void {
+    if (this.#roundResult < 0) {
+      // After a failed fsync the kernel may have dropped the dirty pages: a second one that
+      // succeeds proves nothing. So the failure is final until the pool is reopened.
+      this.#failure = this.#roundResult
+    } else {
+      this.#durable = this.#roundSequence
+    }
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const one of waiting) {
+      const done = this.#failure !== 0 || one.sequence <= this.#durable
+      if (done) one.waiter.durable(one.tag, this.#failure)
+      else this.#waiting.push(one)
+    }
+    if (this.#waiting.length > 0 && this.#inFlight === 0) this.#startRound()
+  }
+}
