@@ -21,10 +21,12 @@ export async function readCatalogue(
   live: SlotSet,
   findings: Findings,
 ): Promise<void> {
+  const errorCountBefore = findings.errors.count
   for (const address of await findParts(newest, blocks, live, findings)) {
     const part = await tryReadPart(address, blocks, findings)
     if (part !== null) applyPart(part, address, disks, findings)
   }
+  disks.isIncomplete = findings.errors.count > errorCountBefore
 }
 
 /** Oldest first. What cannot be reached behind a damaged part is missing. */

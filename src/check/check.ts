@@ -142,7 +142,10 @@ async function checkFrom(
   report.segmentCount = survey.segments.length
   report.liveBlockCount = live.size
   report.verifiedBytes = verifier.verifiedBytes
-  report.reclaimableBytes = judgeDead(superblock, survey, live, findings)
+  // What is lost could refer to anything, so nothing is called dead beside damage.
+  if (findings.errors.count === 0) {
+    report.reclaimableBytes = judgeDead(superblock, survey, live, findings)
+  }
   report.replayedRecordCount = recordCount
   report.position = position
 }

@@ -29,6 +29,8 @@ export class Disks {
   readonly #findings: Findings
   /** No disk with a higher id existed at the checkpoint. */
   readonly #nextDiskId: number
+  /** Part of the catalogue is lost, so a disk that is not here may well exist. */
+  isIncomplete = false
 
   constructor(overlays: OverlayFactory, nextDiskId: number, findings: Findings) {
     this.#overlays = overlays
@@ -148,7 +150,9 @@ export class Disks {
       if (disk.kind === 'volume' && disk.volumeId !== disk.id) {
         errors.add('disk-id', where, `volume ${disk.id} says it belongs to ${disk.volumeId}`)
       }
-      if (disk.kind === 'snapshot' && this.get(disk.volumeId)?.kind !== 'volume') {
+      const owner = this.get(disk.volumeId)
+      if (owner === null && this.isIncomplete) continue
+      if (disk.kind === 'snapshot' && owner?.kind !== 'volume') {
         errors.add('snapshot-orphan', where, `there is no volume ${disk.volumeId}`)
       }
     }
@@ -157,6 +161,7 @@ export class Disks {
   #find(id: number, kind: 'volume' | 'snapshot' | null, where: string): Disk | null {
     const disk = this.get(id)
     if (disk !== null && (kind === null || disk.kind === kind)) return disk
+    if (disk === null && this.isIncomplete) return null
     const fact = `there is no ${kind ?? 'disk'} with the id ${id}`
     this.#findings.errors.add('operation-unknown-disk', where, fact)
     return null

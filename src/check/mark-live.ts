@@ -147,6 +147,14 @@ export class LiveMarker implements MapDelegate {
       this.#live.add(segment, slot, count)
       return
     }
+    if (count > 1 && this.#survey.findAddressFault(segment, slot, 1) === null) {
+      // A run that ends past what was written: only what is past it is damage.
+      const soundCount = this.#survey.countFrom(segment, slot)
+      this.#live.add(segment, slot, soundCount)
+      const rest = count - soundCount
+      this.blocks(disk, firstBlock + soundCount, rest, segment, slot + soundCount)
+      return
+    }
     const { code, fact } = fault
     const key = `${code} ${segment}`
     let finding = this.#shared.get(key)

@@ -165,6 +165,7 @@ export class LogReplay {
     const count = entries.counts[index]
     const disk = this.#disks.get(id)
     if (disk === null) {
+      if (this.#disks.isIncomplete) return
       const isKnown = this.#disks.wasRemoved(id)
       const list = isKnown ? this.#findings.warnings : this.#findings.errors
       const code = isKnown ? 'record-removed-disk' : 'record-unknown-disk'

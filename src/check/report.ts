@@ -95,7 +95,10 @@ export interface CheckReport {
   liveBlockCount: number
   /** Bytes of live blocks read and found to match their checksums. */
   verifiedBytes: number
-  /** What the files of segments without a live block take; the next reclaim frees them. */
+  /**
+   * What the files of segments without a live block take; the next reclaim frees them. Zero when
+   * there are errors: what is lost may have referred to them.
+   */
   reclaimableBytes: number
   replayedRecordCount: number
   position: CheckedPosition | null
@@ -109,6 +112,11 @@ export const AFFECTED_COUNT_MAX = 16
 export class FindingList {
   readonly findings: Finding[] = []
   suppressedCount = 0
+
+  /** Kept or not. */
+  get count(): number {
+    return this.findings.length + this.suppressedCount
+  }
 
   /** Returns the finding, kept or not, so that what it hits can be filled in later. */
   add(code: FindingCode, where: string, message: string): Finding {

@@ -50,6 +50,11 @@ export class SegmentSurvey {
     return this.#byId.get(id) ?? null
   }
 
+  /** Slots that can hold blocks from this one on. */
+  countFrom(id: number, slot: number): number {
+    return Math.max(0, (this.get(id)?.usedSlotCount ?? 0) - slot)
+  }
+
   /** Why `count` slots from this address cannot hold blocks, or null. */
   findAddressFault(id: number, slot: number, count: number): AddressFault | null {
     const segment = this.get(id)
