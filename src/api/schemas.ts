@@ -91,7 +91,7 @@ export const removeRequestSchema: z.ZodType<shape.RemoveRequest> = z.strictObjec
 })
 export const removeReportSchema: z.ZodType<shape.RemoveReport> = z.object({
   removed: z.array(diskName),
-  freedBytes: bytes,
+  freedBytes: bytes.nullable(),
 })
 export const reclaimReportSchema: z.ZodType<shape.ReclaimReport> = z.object({
   liveBytes: bytes,

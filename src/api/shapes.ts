@@ -58,7 +58,8 @@ export interface RemoveRequest {
 
 export interface RemoveReport {
   removed: string[]
-  freedBytes: number
+  /** Null unless it was a dry run: removing is quick whatever the size, counting is not. */
+  freedBytes: number | null
 }
 
 export interface ReclaimReport {

@@ -10,7 +10,8 @@ import type { Daemon, ServeOptions } from '../daemon/serve.ts'
 /** The heavy half, loaded when a command first needs it: `daemon/embedded.ts`. */
 export interface Backend {
   openService(poolPath: string, ioKind: IoKind): Promise<PoolService>
-  initPool(poolPath: string, ioKind: IoKind): Promise<PoolInfo>
+  /** `capacityBytes` 0: all that its disk has. */
+  initPool(poolPath: string, ioKind: IoKind, options: { capacityBytes: number }): Promise<PoolInfo>
   checkOffline(poolPath: string, ioKind: IoKind): Promise<CheckReport>
   serve(options: ServeOptions, logLevel: string): Promise<Daemon>
   inspectHost(poolPath: string | null): Promise<Finding[]>

@@ -1,7 +1,12 @@
 /** The answer of a long operation, written as it happens: JSON Lines, or frames. */
 import type { ServerResponse } from 'node:http'
 import type { ByteOutput } from '../api/service.ts'
-import { FRAME_DATA, encodeFrameHeader, encodeJsonFrame } from '../api/frames.ts'
+import {
+  FRAME_DATA,
+  FRAME_PAYLOAD_BYTES_MAX,
+  encodeFrameHeader,
+  encodeJsonFrame,
+} from '../api/frames.ts'
 import { OperatingError } from '../base/errors.ts'
 
 /** Ten lines a second are enough for any progress bar. */
@@ -47,8 +52,11 @@ export class AnswerStream {
   output(): ByteOutput {
     return {
       data: async (bytes) => {
-        this.#response.write(encodeFrameHeader(FRAME_DATA, bytes.length))
-        await this.#writeOut(bytes)
+        for (let at = 0; at < bytes.length; at += FRAME_PAYLOAD_BYTES_MAX) {
+          const part = bytes.subarray(at, at + FRAME_PAYLOAD_BYTES_MAX)
+          this.#response.write(encodeFrameHeader(FRAME_DATA, part.length))
+          await this.#writeOut(part)
+        }
       },
       zeros: (lengthBytes) => this.#write(encodeJsonFrame({ zeros: lengthBytes })),
     }

@@ -7,21 +7,28 @@ import type { CheckReport } from '../check/check.ts'
 import { checkPool } from '../check/check.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Pool } from '../pool/pool.ts'
+import type { CreatePoolOptions } from '../pool/pool.ts'
 import { openHost } from './host.ts'
 import type { IoKind } from './host.ts'
-import { controlSocketPath, daemonListens, explained } from './open-service.ts'
+import { verifyPoolFolder } from './open-pool.ts'
+import { controlSocketPath, daemonListens } from './open-service.ts'
 import { startDaemon } from './serve.ts'
 import type { Daemon, ServeOptions } from './serve.ts'
 
 export { openService } from './open-service.ts'
 
 /** Makes the folder too, for its owner alone. */
-export async function initPool(poolPath: string, ioKind: IoKind): Promise<PoolInfo> {
+export async function initPool(
+  poolPath: string,
+  ioKind: IoKind,
+  options: CreatePoolOptions,
+): Promise<PoolInfo> {
   const path = resolve(poolPath)
   await mkdir(path, { recursive: true, mode: 0o700 })
   const { io, checksum } = await openHost(ioKind)
   try {
-    const pool = await Pool.create(io, checksum, path, {})
+    await Pool.create(io, checksum, path, options)
+    const pool = await Pool.open(io, checksum, path)
     try {
       return await pool.info()
     } finally {
@@ -35,6 +42,7 @@ export async function initPool(poolPath: string, ioKind: IoKind): Promise<PoolIn
 /** Looks at a pool that nobody has open; rejects `busy` when somebody does. */
 export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<CheckReport> {
   const path = resolve(poolPath)
+  await verifyPoolFolder(path)
   if (await daemonListens(controlSocketPath(path))) {
     throw new OperatingError('busy', `a daemon has the pool at ${path} open`, {
       hint: 'Stop `varve serve` first: a check looks at a pool at rest.',
@@ -44,8 +52,6 @@ export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<Ch
   const { io, checksum } = await openHost(ioKind)
   try {
     return await checkPool(io, checksum, path)
-  } catch (error) {
-    throw explained(error, path)
   } finally {
     await io.shutdown()
   }

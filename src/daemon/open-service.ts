@@ -10,10 +10,11 @@ import { CONTROL_SOCKET_NAME } from '../api/operations.ts'
 import type { PoolService } from '../api/service.ts'
 import { programVersion } from '../api/version.ts'
 import { OperatingError } from '../base/errors.ts'
-import { Pool } from '../pool/pool.ts'
+import type { Pool } from '../pool/pool.ts'
 import { openHost } from './host.ts'
 import type { IoKind } from './host.ts'
 import { LocalService } from './local-service.ts'
+import { openPool } from './open-pool.ts'
 
 /** Longer than an ordinary command has a pool open, shorter than a person's patience. */
 const BUSY_WAIT_MS = 3000
@@ -37,7 +38,7 @@ export async function openService(poolPath: string, ioKind: IoKind): Promise<Poo
       return await openEmbedded(path, ioKind)
     } catch (error) {
       const busy = error instanceof OperatingError && error.code === 'busy'
-      if (!busy || performance.now() > deadlineMs) throw explained(error, path)
+      if (!busy || performance.now() > deadlineMs) throw error
       await sleep(BUSY_POLL_MS)
     }
   }
@@ -67,10 +68,11 @@ export function daemonListens(socketPath: string): Promise<boolean> {
 }
 
 async function openEmbedded(path: string, ioKind: IoKind): Promise<PoolService> {
-  const { io, checksum, seeker } = await openHost(ioKind)
+  const host = await openHost(ioKind)
+  const { io, seeker } = host
   let pool: Pool
   try {
-    pool = await Pool.open(io, checksum, path, {})
+    pool = await openPool(host, path, { holder: `varve, process ${process.pid}` })
   } catch (error) {
     await io.shutdown()
     throw error
@@ -95,15 +97,5 @@ async function openEmbedded(path: string, ioKind: IoKind): Promise<PoolService> 
         await io.shutdown()
       }
     },
-  })
-}
-
-/** Says how to get a pool where there is none. */
-export function explained(error: unknown, path: string): unknown {
-  if (!(error instanceof OperatingError) || error.code !== 'not-found') return error
-  return new OperatingError('not-found', `there is no pool at ${path}`, {
-    hint: `Make one with \`varve init ${path}\`, or name another with --pool or VARVE_POOL.`,
-    details: { path },
-    cause: error,
   })
 }

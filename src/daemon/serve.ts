@@ -4,13 +4,14 @@ import type { ServeStatus, ServedExport } from '../api/shapes.ts'
 import { programVersion } from '../api/version.ts'
 import { NbdServer } from '../export/nbd/server.ts'
 import type { SocketAddress } from '../io/io.ts'
-import { Pool } from '../pool/pool.ts'
+import type { OpenPoolOptions } from '../pool/pool.ts'
 import { ControlServer } from './control-server.ts'
 import type { ControlLog } from './control-server.ts'
 import { openHost } from './host.ts'
 import type { Host, IoKind } from './host.ts'
 import { LocalService } from './local-service.ts'
-import { controlSocketPath, explained } from './open-service.ts'
+import { openPool } from './open-pool.ts'
+import { controlSocketPath } from './open-service.ts'
 import { PoolExports } from './pool-exports.ts'
 import { removeDeadSocket } from './dead-socket.ts'
 
@@ -46,7 +47,7 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
   try {
     const host = await openHost(options.ioKind)
     undo.push(() => host.io.shutdown())
-    const pool = await openPool(host, path)
+    const pool = await openPool(host, path, poolOptions(log))
     undo.push(() => pool.close())
     const exports = new PoolExports(pool, options.readOnlyNames)
     const server = await startNbd(host, exports, path, options, log)
@@ -83,11 +84,15 @@ async function unwind(undo: (() => Promise<void>)[]): Promise<void> {
   if (failures.length > 0) throw failures[0] as Error
 }
 
-async function openPool(host: Host, path: string): Promise<Pool> {
-  try {
-    return await Pool.open(host.io, host.checksum, path, {})
-  } catch (error) {
-    throw explained(error, path)
+function poolOptions(log: ControlLog): OpenPoolOptions {
+  return {
+    holder: `varve serve, process ${process.pid}`,
+    onDamage: (segment, slot, fact) => {
+      log.error({ segment, slot, fact }, 'damaged block')
+    },
+    onFailure: (errno) => {
+      log.error({ errno }, 'the pool takes no more writes; free what failed, then serve again')
+    },
   }
 }
 

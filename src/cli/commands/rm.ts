@@ -1,5 +1,6 @@
 /** `varve rm`. */
 import type { Command } from 'commander'
+import type { RemoveReport } from '../../api/shapes.ts'
 import { formatSize } from '../../base/units.ts'
 import { addHelp } from '../arguments.ts'
 import { confirm } from '../confirm.ts'
@@ -33,17 +34,18 @@ export function registerRm(program: Command, cli: Cli): void {
       await withService(cli, command, async (service) => {
         if (!dryRun && options.yes !== true && cli.terminal.stdin) {
           const plan = await service.remove({ names, recursive, dryRun: true })
-          const freed = formatSize(plan.freedBytes)
-          await confirm(cli, `Remove ${plan.removed.join(', ')} (frees ${freed})?`, false)
+          await confirm(cli, `Remove ${removalText(plan)}?`, false)
         }
         const report = await service.remove({ names, recursive, dryRun })
-        const verbs = dryRun ? ['would remove', 'would free'] : ['removed', 'frees']
-        const sentence =
-          `${verbs[0]} ${report.removed.join(', ')}; ` +
-          `${verbs[1]} ${formatSize(report.freedBytes)}`
+        const sentence = `${dryRun ? 'would remove' : 'removed'} ${removalText(report)}`
         await writeResult(cli, options, 'remove', { dryRun, ...report }, sentence)
       })
     })
   addResultOptions(command)
   addHelp(command, ['varve rm vm1@monday', 'varve rm -n -r vm1', 'varve rm -y -r vm1'])
+}
+
+function removalText({ removed, freedBytes }: RemoveReport): string {
+  const names = removed.join(', ')
+  return freedBytes === null ? names : `${names} (frees ${formatSize(freedBytes)})`
 }

@@ -1,0 +1,220 @@
+/** A pool in a few maps: enough of its manners to see what commands make of them. */
+import { OperatingError } from '../../../src/base/errors.ts'
+import type { ExportCall, ImportCall, LongCall, PoolService } from '../../../src/api/service.ts'
+import type * as shape from '../../../src/api/shapes.ts'
+
+export const CREATED_MS: number = Date.UTC(2026, 4, 31, 12, 0, 0)
+
+export class FakeService implements PoolService {
+  readonly disks: Map<string, shape.VolumeInfo> = new Map()
+  readonly images: Map<string, Uint8Array> = new Map()
+  /** Thrown by the next call of any kind. */
+  failNext: Error | null = null
+  closeCount = 0
+  #nextId = 1
+
+  async status(): Promise<shape.ServeStatus> {
+    this.#maybeFail()
+    return {
+      mode: 'embedded',
+      processId: 1,
+      version: '0.0.0',
+      startedMs: CREATED_MS,
+      exports: [],
+      connections: [],
+    }
+  }
+
+  async info(): Promise<shape.PoolInfo> {
+    this.#maybeFail()
+    const volumes = [...this.disks.values()]
+    return {
+      id: 'a1b2',
+      path: '/pool',
+      formatVersion: 1,
+      createdMs: CREATED_MS,
+      logicalBytes: volumes.reduce((sum, volume) => sum + volume.sizeBytes, 0),
+      mappedBytes: volumes.reduce((sum, volume) => sum + volume.mappedBytes, 0),
+      physicalBytes: 67108864,
+      capacityBytes: 0,
+      freeBytes: 1073741824,
+      volumeCount: volumes.length,
+      snapshotCount: volumes.reduce((sum, volume) => sum + volume.snapshots.length, 0),
+      segmentCount: 1,
+      failure: null,
+    }
+  }
+
+  async volumes(): Promise<shape.VolumeInfo[]> {
+    this.#maybeFail()
+    return [...this.disks.values()].toSorted((a, b) => (a.name < b.name ? -1 : 1))
+  }
+
+  async volume(name: string): Promise<shape.VolumeInfo> {
+    this.#maybeFail()
+    const found = this.disks.get(name)
+    if (found !== undefined) return found
+    throw new OperatingError('not-found', `there is no volume ${name}`, {
+      hint: 'see `varve list`',
+      details: { name },
+    })
+  }
+
+  async create(request: shape.CreateVolume): Promise<shape.VolumeInfo> {
+    this.#maybeFail()
+    return this.#add(request.name, request.sizeBytes, null, request.labels ?? {})
+  }
+
+  async snapshot(names: string[]): Promise<shape.SnapshotInfo[]> {
+    this.#maybeFail()
+    const taken: shape.SnapshotInfo[] = []
+    for (const name of names) {
+      const [volumeName, snapshot] = name.split('@')
+      const volume = await this.volume(volumeName)
+      const { sizeBytes, mappedBytes } = volume
+      const times = { createdMs: CREATED_MS, holds: [] }
+      taken.push({ name, volume: volumeName, snapshot, sizeBytes, mappedBytes, ...times })
+      volume.snapshots.push(taken[taken.length - 1])
+    }
+    return taken
+  }
+
+  async clone(source: string, names: string[]): Promise<shape.VolumeInfo[]> {
+    this.#maybeFail()
+    const { sizeBytes } = await this.volume(source.split('@')[0])
+    return names.map((name) => this.#add(name, sizeBytes, source, {}))
+  }
+
+  restore(name: string): Promise<shape.VolumeInfo> {
+    return this.volume(name.split('@')[0])
+  }
+
+  async remove(request: shape.RemoveRequest): Promise<shape.RemoveReport> {
+    this.#maybeFail()
+    for (const name of request.names) {
+      const volume = await this.volume(name)
+      if (volume.holds.length > 0 || (volume.snapshots.length > 0 && !request.recursive)) {
+        const dependents = volume.snapshots.map((snapshot) => snapshot.name)
+        throw new OperatingError('busy', `${name} has dependents`, { details: { dependents } })
+      }
+    }
+    if (!request.dryRun) for (const name of request.names) this.disks.delete(name)
+    return {
+      removed: request.names,
+      freedBytes: request.dryRun ? 4096 * request.names.length : null,
+    }
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    const volume = await this.volume(from)
+    this.disks.delete(from)
+    this.disks.set(to, { ...volume, name: to })
+  }
+
+  async resize(request: shape.ResizeRequest): Promise<shape.VolumeInfo> {
+    const volume = await this.volume(request.name)
+    if (request.sizeBytes < volume.sizeBytes && !request.allowShrink) {
+      throw new OperatingError('usage', `${request.name} would shrink`, { hint: 'use --shrink' })
+    }
+    volume.sizeBytes = request.sizeBytes
+    return volume
+  }
+
+  async hold(name: string, tag: string): Promise<void> {
+    const { holds } = await this.volume(name)
+    holds.push(tag)
+  }
+
+  async release(name: string, tag: string): Promise<void> {
+    const { holds } = await this.volume(name)
+    holds.splice(holds.indexOf(tag), 1)
+  }
+
+  /** Extents that differ in length, so that one lost or doubled is seen. */
+  async *diff(from: string | null, to: string): AsyncGenerator<shape.DiffExtent> {
+    await this.volume(to.split('@')[0])
+    const count = from === null ? 3 : 1000
+    for (let index = 0; index < count; index += 1) {
+      const kind = index % 2 === 0 ? 'data' : 'zero'
+      yield { offsetBytes: index * 1048576, lengthBytes: 4096 * (1 + (index % 7)), kind }
+    }
+  }
+
+  async reclaim(call: LongCall<shape.ReclaimProgress>): Promise<shape.ReclaimReport> {
+    this.#maybeFail()
+    call.progress?.({ phase: 'mark', done: 1, total: 2 })
+    return {
+      liveBytes: 4096,
+      deletedSegmentCount: 1,
+      punchedBytes: 8192,
+      physicalBeforeBytes: 134217728,
+      physicalAfterBytes: 67108864,
+    }
+  }
+
+  async importImage(request: shape.ImportRequest, call: ImportCall): Promise<shape.ImportReport> {
+    this.#maybeFail()
+    if (request.path === null && request.sizeBytes === null) {
+      throw new OperatingError('usage', 'a stream does not say how long it is')
+    }
+    const chunks: Uint8Array[] = []
+    let imageBytes = 0
+    for await (const chunk of call.input ?? []) {
+      if (call.signal?.aborted === true) throw new OperatingError('canceled', 'canceled')
+      chunks.push(Uint8Array.from(chunk))
+      imageBytes += chunk.length
+      call.progress?.({ doneBytes: imageBytes, totalBytes: request.sizeBytes ?? 0 })
+      if (imageBytes > (request.sizeBytes ?? Infinity)) {
+        throw new OperatingError('out-of-range', 'the stream is longer than the volume')
+      }
+    }
+    this.images.set(request.name, Buffer.concat(chunks))
+    const volume = this.#add(request.name, request.sizeBytes ?? imageBytes, null, request.labels)
+    return { volume, imageBytes, dataBytes: imageBytes }
+  }
+
+  /** The image, then as many zeros as the volume is longer. */
+  async exportImage(request: shape.ExportRequest, call: ExportCall): Promise<shape.ExportReport> {
+    const { sizeBytes } = await this.volume(request.name)
+    const image = this.images.get(request.name) ?? new Uint8Array()
+    if (image.length > 0) await call.output?.data(image)
+    call.progress?.({ doneBytes: image.length, totalBytes: sizeBytes })
+    this.#maybeFail()
+    if (sizeBytes > image.length) await call.output?.zeros(sizeBytes - image.length)
+    return { name: request.name, imageBytes: sizeBytes, dataBytes: image.length }
+  }
+
+  async close(): Promise<void> {
+    this.closeCount += 1
+  }
+
+  #add(
+    name: string,
+    sizeBytes: number,
+    origin: string | null,
+    labels: Record<string, string>,
+  ): shape.VolumeInfo {
+    if (this.disks.has(name)) throw new OperatingError('exists', `${name} already exists`)
+    const volume: shape.VolumeInfo = {
+      name,
+      id: this.#nextId,
+      sizeBytes,
+      mappedBytes: 4096 * this.#nextId,
+      createdMs: CREATED_MS,
+      origin,
+      labels,
+      holds: [],
+      clients: [],
+      snapshots: [],
+    }
+    this.#nextId += 1
+    this.disks.set(name, volume)
+    return volume
+  }
+
+  #maybeFail(): void {
+    const error = this.failNext
+    this.failNext = null
+    if (error !== null) throw error
+  }
+}
