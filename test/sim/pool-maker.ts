@@ -1,0 +1,32 @@
+/** The real pool for the simulation. */
+import { openWasmChecksum } from '../../src/base/xxh64-wasm.ts'
+import type { Prng } from '../../src/base/prng.ts'
+import { KIB, MIB } from '../../src/base/units.ts'
+import { checkPool } from '../../src/check/check.ts'
+import { Pool } from '../../src/pool/pool.ts'
+import type { PoolMaker } from './pool-under-test.ts'
+
+const PATH = '/pool'
+
+/** Each run has caches and checkpoint intervals of its own, small ones more often than not. */
+export async function poolMaker(prng: Prng): Promise<PoolMaker> {
+  const checksum = await openWasmChecksum()
+  const options = {
+    holder: 'simulation',
+    nodeCacheBytes: prng.pick([64 * KIB, 64 * MIB]),
+    checksumCacheBytes: prng.pick([256 * KIB, 32 * MIB]),
+    checkpointTailBytes: prng.pick([64 * KIB, MIB, 8 * MIB, 256 * MIB]),
+  }
+  return {
+    create: async (io) => {
+      await Pool.create(io, checksum, PATH)
+      await io.syncDirectory('/')
+      return Pool.open(io, checksum, PATH, options)
+    },
+    open: (io) => Pool.open(io, checksum, PATH, options),
+    check: async (io) => {
+      const { errors } = await checkPool(io, checksum, PATH)
+      return errors.map((finding) => `${finding.code} ${finding.where}: ${finding.message}`)
+    },
+  }
+}
