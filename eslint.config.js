@@ -50,11 +50,16 @@ export default defineConfig(
       '@typescript-eslint/no-non-null-assertion': 'error',
       '@typescript-eslint/restrict-template-expressions': [
         'error',
-        { allowNumber: true, allowBoolean: true },
+        { allowNumber: true, allowBoolean: true, allowArray: true },
       ],
       // `ioComplete: (_tag, result) => resolve(result)` is how results are handed on.
       '@typescript-eslint/no-confusing-void-expression': 'off',
-      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
+      '@typescript-eslint/no-unused-vars': [
+        'error',
+        { argsIgnorePattern: '^_', varsIgnorePattern: '^_$' },
+      ],
+      // `isTTY === true`: node's types promise a boolean that is not always there.
+      '@typescript-eslint/no-unnecessary-boolean-literal-compare': 'off',
       // Interfaces of asynchronous operations are also implemented in memory.
       '@typescript-eslint/require-await': 'off',
       // Assertions on what the types already promise are wanted at the edges.
