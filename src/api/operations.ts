@@ -17,7 +17,6 @@ import type * as shape from './shapes.ts'
 import * as schema from './schemas.ts'
 
 export const API_PREFIX = '/v1'
-export const CONTROL_SOCKET_NAME = 'control.sock'
 /** A request of 65,536 names of usual length fits; nothing sensible is larger. */
 export const JSON_BODY_BYTES_MAX = 8388608
 

@@ -22,6 +22,9 @@ import type {
   VolumeInfo,
 } from './shapes.ts'
 
+/** In the pool's folder, where the daemon of the pool listens. */
+export const CONTROL_SOCKET_NAME = 'control.sock'
+
 /** Takes the bytes of an image in order; a hole is told as such, and is zeros. */
 export interface ByteOutput {
   /** `bytes` may be reused when it resolves. */

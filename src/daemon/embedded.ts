@@ -1,18 +1,19 @@
-/** What the command line does with a pool apart from `PoolService`: make, check, serve it. */
+/**
+ * What the command line does with a pool apart from `PoolService`: make, check, serve it. What
+ * only one command needs is loaded by that command.
+ */
 import { mkdir } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import pino from 'pino'
 import type { PoolInfo } from '../api/shapes.ts'
-import type { CheckReport } from '../check/check.ts'
-import { checkPool } from '../check/check.ts'
+import type { CheckReport } from '../check/report.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Pool } from '../pool/pool.ts'
 import type { CreatePoolOptions } from '../pool/pool.ts'
+import type { Finding } from './host-report.ts'
 import { openHost } from './host.ts'
 import type { IoKind } from './host.ts'
 import { verifyPoolFolder } from './open-pool.ts'
 import { controlSocketPath, daemonListens } from './open-service.ts'
-import { startDaemon } from './serve.ts'
 import type { Daemon, ServeOptions } from './serve.ts'
 
 export { openService } from './open-service.ts'
@@ -24,7 +25,7 @@ export async function initPool(
   options: CreatePoolOptions,
 ): Promise<PoolInfo> {
   const path = resolve(poolPath)
-  await mkdir(path, { recursive: true, mode: 0o700 })
+  await makeFolder(path)
   const { io, checksum } = await openHost(ioKind)
   try {
     await Pool.create(io, checksum, path, options)
@@ -39,6 +40,14 @@ export async function initPool(
   }
 }
 
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 })
+  } catch (error) {
+    throw new OperatingError('io', `cannot make the folder ${path}`, { cause: error })
+  }
+}
+
 /** Looks at a pool that nobody has open; rejects `busy` when somebody does. */
 export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<CheckReport> {
   const path = resolve(poolPath)
@@ -49,6 +58,7 @@ export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<Ch
       details: { path },
     })
   }
+  const { checkPool } = await import('../check/check.ts')
   const { io, checksum } = await openHost(ioKind)
   try {
     return await checkPool(io, checksum, path)
@@ -58,7 +68,16 @@ export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<Ch
 }
 
 /** `level`: what of the log goes to standard error. */
-export function serve(options: ServeOptions, level: string): Promise<Daemon> {
+export async function serve(options: ServeOptions, level: string): Promise<Daemon> {
+  const [{ startDaemon }, { default: pino }] = await Promise.all([
+    import('./serve.ts'),
+    import('pino'),
+  ])
   const log = pino({ level, base: { pid: process.pid } }, pino.destination(2))
   return startDaemon(options, log)
+}
+
+export async function inspectHost(poolPath: string | null): Promise<Finding[]> {
+  const report = await import('./host-report.ts')
+  return report.inspectHost(poolPath)
 }

@@ -5,9 +5,8 @@
 import { connect } from 'node:net'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { HttpService } from '../api/http-service.ts'
-import { CONTROL_SOCKET_NAME } from '../api/operations.ts'
 import type { PoolService } from '../api/service.ts'
+import { CONTROL_SOCKET_NAME } from '../api/service.ts'
 import { programVersion } from '../api/version.ts'
 import { OperatingError } from '../base/errors.ts'
 import type { Pool } from '../pool/pool.ts'
@@ -33,7 +32,7 @@ export async function openService(poolPath: string, ioKind: IoKind): Promise<Poo
   const deadlineMs = performance.now() + BUSY_WAIT_MS
   for (;;) {
     const socketPath = controlSocketPath(path)
-    if (await daemonListens(socketPath)) return new HttpService(socketPath)
+    if (await daemonListens(socketPath)) return openRemote(socketPath)
     try {
       return await openEmbedded(path, ioKind)
     } catch (error) {
@@ -42,6 +41,12 @@ export async function openService(poolPath: string, ioKind: IoKind): Promise<Poo
       await sleep(BUSY_POLL_MS)
     }
   }
+}
+
+/** The client and its schemas are only loaded when there is a daemon to speak to. */
+async function openRemote(socketPath: string): Promise<PoolService> {
+  const { HttpService } = await import('../api/http-service.ts')
+  return new HttpService(socketPath)
 }
 
 /** False when there is no socket or its daemon is dead. */
