@@ -44,20 +44,52 @@ export interface ExportTarget {
   /** Smallest, best and largest request in bytes. */
   readonly blockSizes: { minimum: number; preferred: number; maximum: number }
 
-  read(offsetBytes: number, lengthBytes: number, arenaOffset: number, completion: TargetCompletion, tag: number): void
+  read(
+    offsetBytes: number,
+    lengthBytes: number,
+    arenaOffset: number,
+    completion: TargetCompletion,
+    tag: number,
+  ): void
   /** `flags`: WRITE_FUA. */
-  write(offsetBytes: number, lengthBytes: number, arenaOffset: number, flags: number, completion: TargetCompletion, tag: number): void
+  write(
+    offsetBytes: number,
+    lengthBytes: number,
+    arenaOffset: number,
+    flags: number,
+    completion: TargetCompletion,
+    tag: number,
+  ): void
   /** Everything completed before this call is durable when it completes. */
   flush(completion: TargetCompletion, tag: number): void
   /** Unmaps whole blocks and zeroes the unaligned ends: the range reads as zeros. `flags`: WRITE_FUA. */
-  trim(offsetBytes: number, lengthBytes: number, flags: number, completion: TargetCompletion, tag: number): void
+  trim(
+    offsetBytes: number,
+    lengthBytes: number,
+    flags: number,
+    completion: TargetCompletion,
+    tag: number,
+  ): void
   /** The range reads as zeros. Always fast: no data is written. `flags`: WRITE_FUA, ZERO_NO_HOLE. */
-  zero(offsetBytes: number, lengthBytes: number, flags: number, completion: TargetCompletion, tag: number): void
+  zero(
+    offsetBytes: number,
+    lengthBytes: number,
+    flags: number,
+    completion: TargetCompletion,
+    tag: number,
+  ): void
   /**
    * Describes the range from its start in at most `out.lengths.length` extents; may cover less
    * than asked but at least one extent; the last one may reach past the range's end.
    */
-  extents(offsetBytes: number, lengthBytes: number, context: ExtentContext, out: ExtentList, completion: TargetCompletion, tag: number): void
+  extents(
+    offsetBytes: number,
+    lengthBytes: number,
+    context: ExtentContext,
+    out: ExtentList,
+    completion: TargetCompletion,
+    tag: number,
+  ): void
   /** Names of the snapshots that `changed-since` can be asked about, oldest first. */
   snapshots(): readonly string[]
   /** The client is gone. No operation may be in flight. Idempotent. */

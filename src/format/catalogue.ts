@@ -82,7 +82,11 @@ export type CatalogueOperation =
       root: RootAddress
       segmentIds: number[]
     }
-  | { op: 'snapshot'; createdMs: number; snapshots: { id: number; volumeId: number; name: string }[] }
+  | {
+      op: 'snapshot'
+      createdMs: number
+      snapshots: { id: number; volumeId: number; name: string }[]
+    }
   | { op: 'clone'; createdMs: number; sourceId: number; clones: { id: number; name: string }[] }
   | { op: 'restore'; volumeId: number; snapshotId: number }
   | { op: 'remove'; ids: number[] }
@@ -133,7 +137,8 @@ export function decodePart(bytes: Uint8Array): Part {
     throw corrupt(`unknown kind of part ${kind}`)
   }
   const payloadBytes = view.getUint32(FIELD.payloadBytes, true)
-  if (payloadBytes > bytes.length - FIELD.endOffset) throw corrupt('a part is longer than its blocks')
+  if (payloadBytes > bytes.length - FIELD.endOffset)
+    throw corrupt('a part is longer than its blocks')
   const text = Buffer.from(bytes.buffer, bytes.byteOffset + FIELD.endOffset, payloadBytes)
   const previous = {
     segment: view.getUint32(FIELD.segment, true),
@@ -200,7 +205,8 @@ function textMap(from: Fields, key: string): Record<string, string> {
 function root(from: Fields): RootAddress {
   if (from.root === null) return null
   const [segment, slot, ...rest] = numbers(from, 'root')
-  if (segment === undefined || slot === undefined || rest.length > 0) throw corrupt('"root" is no address')
+  if (segment === undefined || slot === undefined || rest.length > 0)
+    throw corrupt('"root" is no address')
   return [segment, slot]
 }
 
@@ -249,7 +255,11 @@ export function verifyOperation(value: unknown): CatalogueOperation {
         createdMs: number(line, 'createdMs'),
         snapshots: list(line, 'snapshots').map((entry) => {
           const one = fields(entry, 'a snapshot')
-          return { id: number(one, 'id'), volumeId: number(one, 'volumeId'), name: text(one, 'name') }
+          return {
+            id: number(one, 'id'),
+            volumeId: number(one, 'volumeId'),
+            name: text(one, 'name'),
+          }
         }),
       }
     case 'clone':

@@ -40,7 +40,7 @@ export class Appender implements NodeWriter {
 
   /** See `NodeWriter`. Throws SpareMissing, `no-space`, or `io` when the log has failed. */
   writeNodes(nodes: readonly Uint32Array[], levels: readonly number[], out: Uint32Array): void {
-    for (let from = 0; from < nodes.length; ) {
+    for (let from = 0; from < nodes.length;) {
       this.#ensureRoom(2)
       const room = Math.min(RECORD_BLOCK_COUNT_MAX, this.#log.slotsLeft - 1)
       const count = Math.min(room, nodes.length - from)

@@ -89,7 +89,7 @@ export class BulkVolumeImport implements BulkImport {
     const firstBlock = offsetBytes / BLOCK_SIZE_BYTES
     assert(firstBlock >= this.#nextBlock, 'an import goes forward')
     const blockCount = bytes.length / BLOCK_SIZE_BYTES
-    for (let done = 0; done < blockCount; ) {
+    for (let done = 0; done < blockCount;) {
       const count = Math.min(PIECE_BLOCK_COUNT, blockCount - done)
       const from = done * BLOCK_SIZE_BYTES
       const part = bytes.subarray(from, from + count * BLOCK_SIZE_BYTES)
@@ -144,7 +144,7 @@ export class BulkVolumeImport implements BulkImport {
     verifyHealthy(this.#core)
     io.arena.memory.set(bytes, this.#piece)
     const hashes = this.#writer.hash(this.#piece, count)
-    for (let done = 0; done < count; ) {
+    for (let done = 0; done < count;) {
       if (this.#isZeroBlock(hashes, done)) {
         done += 1
         continue
@@ -182,7 +182,7 @@ export class BulkVolumeImport implements BulkImport {
     pieceBlock: number,
     hashes: Uint32Array,
   ): Promise<void> {
-    for (let done = 0; done < count; ) {
+    for (let done = 0; done < count;) {
       const at = blockIndex + done
       const room = await this.#room(at, count - done)
       const offset = this.#piece + (pieceBlock + done) * BLOCK_SIZE_BYTES

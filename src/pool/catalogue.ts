@@ -96,7 +96,9 @@ export class Catalogue {
   }
 
   /** Blocks that an operation unmaps, which must be resident first; null for most operations. */
-  unmappedBy(operation: CatalogueOperation): { disk: Disk; blockIndex: number; count: number } | null {
+  unmappedBy(
+    operation: CatalogueOperation,
+  ): { disk: Disk; blockIndex: number; count: number } | null {
     if (operation.op !== 'resize') return null
     const disk = this.#mustDisk(operation.id)
     const blockIndex = Math.ceil(operation.sizeBytes / BLOCK_SIZE_BYTES)

@@ -62,7 +62,9 @@ export class Checkpointer {
    * Writes a checkpoint of the state at some moment between now and when it resolves. `atFixed`
    * is called in that moment, when every map has an address. Runs one at a time.
    */
-  async run(options: { full?: boolean; clean?: boolean; atFixed?: () => void } = {}): Promise<void> {
+  async run(
+    options: { full?: boolean; clean?: boolean; atFixed?: () => void } = {},
+  ): Promise<void> {
     while (this.#running !== null) await this.#running.catch(() => undefined)
     this.#running = this.#write(options)
     try {
@@ -128,7 +130,8 @@ export class Checkpointer {
 
   #isOutgrown(): boolean {
     const fullBytes = this.#chain[0].blockCount * BLOCK_SIZE_BYTES
-    const chainBytes = this.#chain.reduce((sum, part) => sum + part.blockCount, 0) * BLOCK_SIZE_BYTES
+    const chainBytes =
+      this.#chain.reduce((sum, part) => sum + part.blockCount, 0) * BLOCK_SIZE_BYTES
     return this.#chain.length > 64 || chainBytes > 4 * fullBytes + 64 * BLOCK_SIZE_BYTES
   }
 }

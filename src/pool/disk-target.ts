@@ -1,11 +1,6 @@
 import { Errno } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, MIB } from '../base/units.ts'
-import type {
-  ExportTarget,
-  ExtentContext,
-  ExtentList,
-  TargetCompletion,
-} from '../export/target.ts'
+import type { ExportTarget, ExtentContext, ExtentList, TargetCompletion } from '../export/target.ts'
 import { WRITE_FUA, ZERO_NO_HOLE } from '../export/target.ts'
 import { EntryKind } from '../format/record.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
@@ -43,13 +38,7 @@ export class DiskTarget implements ExportTarget {
   readonly #writes: WriteQueue
 
   /** `client` says who uses it, to whoever wants the disk gone. */
-  constructor(
-    core: PoolCore,
-    disk: Disk,
-    reads: DiskReads,
-    writes: WriteQueue,
-    client: string,
-  ) {
+  constructor(core: PoolCore, disk: Disk, reads: DiskReads, writes: WriteQueue, client: string) {
     this.name = core.catalogue.nameOf(disk)
     this.#core = core
     this.#disk = disk

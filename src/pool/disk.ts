@@ -25,11 +25,7 @@ export class Disk {
   /** Differs from what the last checkpoint wrote. */
   changed = true
 
-  constructor(
-    state: Omit<DiskState, 'root'>,
-    root: MapRoot,
-    epoch: number,
-  ) {
+  constructor(state: Omit<DiskState, 'root'>, root: MapRoot, epoch: number) {
     this.id = state.id
     this.kind = state.kind
     this.volumeId = state.volumeId

@@ -151,10 +151,14 @@ class Replayer {
     const { catalogue, tables } = this.#parts
     const disk = catalogue.tryDisk(diskId)
     if (disk === null || blockIndex + count > MAP_BLOCK_COUNT) {
-      throw new CorruptionError('record-corrupt', `the log refers to disk ${diskId} in a way no pool writes`, {
-        hint: 'run "varve check" on the pool',
-        details: { disk: diskId, blockIndex, count },
-      })
+      throw new CorruptionError(
+        'record-corrupt',
+        `the log refers to disk ${diskId} in a way no pool writes`,
+        {
+          hint: 'run "varve check" on the pool',
+          details: { disk: diskId, blockIndex, count },
+        },
+      )
     }
     while (!tables.tryReside(disk.root, blockIndex, count, this.#found)) {
       await tables.fault(this.#found)

@@ -68,10 +68,7 @@ export class SuperblockFile {
     const vector = { pairs: Uint32Array.of(this.#page, PAGE_SIZE_BYTES), count: 1 }
     const offsetBytes = (next.generation % PAGE_COUNT) * PAGE_SIZE_BYTES
     this.#verify(this.#io.writeSync(this.#file, offsetBytes, vector), 'written')
-    this.#verify(
-      await ioResult((completion) => this.#io.sync(this.#file, completion, 0)),
-      'synced',
-    )
+    this.#verify(await ioResult((completion) => this.#io.sync(this.#file, completion, 0)), 'synced')
     this.#current = next
   }
 

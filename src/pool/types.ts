@@ -130,6 +130,9 @@ export interface PoolOperations {
   release(name: string, tag: string): Promise<void>
   /** What differs between two disks; `from` null: everything mapped in `to`. Ascending, merged. */
   diff(from: string | null, to: string): AsyncIterable<DiffExtent>
-  reclaim(signal?: AbortSignal, progress?: (progress: ReclaimProgress) => void): Promise<ReclaimReport>
+  reclaim(
+    signal?: AbortSignal,
+    progress?: (progress: ReclaimProgress) => void,
+  ): Promise<ReclaimReport>
   beginImport(request: CreateVolume): Promise<BulkImport>
 }

@@ -52,7 +52,12 @@ export function verifySize(sizeBytes: number): void {
 }
 
 /** Throws `busy` with the users and holds of the disks, if any has some. */
-function verifyUnused(core: PoolCore, disks: Iterable<Disk>, verb: string, holdsCount: boolean): void {
+function verifyUnused(
+  core: PoolCore,
+  disks: Iterable<Disk>,
+  verb: string,
+  holdsCount: boolean,
+): void {
   const holders: string[] = []
   for (const disk of disks) {
     const name = core.catalogue.nameOf(disk)
@@ -173,7 +178,10 @@ export async function renameDisk(core: PoolCore, from: string, to: string): Prom
   const source = mustParseDiskName(from)
   const target = mustParseDiskName(to)
   const isSnapshot = source.snapshot !== null
-  if (isSnapshot !== (target.snapshot !== null) || (isSnapshot && source.volume !== target.volume)) {
+  if (
+    isSnapshot !== (target.snapshot !== null) ||
+    (isSnapshot && source.volume !== target.volume)
+  ) {
     throw new OperatingError('usage', `"${from}" cannot become "${to}"`, {
       hint: 'a volume gets another volume name, a snapshot another one of the same volume',
     })

@@ -65,7 +65,14 @@ export class BlockRead implements IoCompletion {
   #submit(state: SegmentState): void {
     const file = must(state.file, 'the open segment file')
     const lengthBytes = this.#count * BLOCK_SIZE_BYTES
-    this.#store.io.read(file, this.#slot * BLOCK_SIZE_BYTES, this.#arenaOffset, lengthBytes, this, 0)
+    this.#store.io.read(
+      file,
+      this.#slot * BLOCK_SIZE_BYTES,
+      this.#arenaOffset,
+      lengthBytes,
+      this,
+      0,
+    )
   }
 
   #prepareThen(state: SegmentState, next: () => void): void {

@@ -264,7 +264,8 @@ export class Log {
     if (this.#slot === DATA_SLOT_FIRST) return
     await this.whenSpare()
     const result = this.roll()
-    if (result < 0) throw new OperatingError('io', 'cannot seal the open segment', { errno: -result })
+    if (result < 0)
+      throw new OperatingError('io', 'cannot seal the open segment', { errno: -result })
   }
 
   /**
@@ -362,7 +363,9 @@ export class Log {
         this.#spareComing = null
       },
       (error: unknown) => {
-        this.#spareErrno = -((error instanceof OperatingError ? error.errno : undefined) ?? Errno.EIO)
+        this.#spareErrno = -(
+          (error instanceof OperatingError ? error.errno : undefined) ?? Errno.EIO
+        )
         this.#spareComing = null
       },
     )

@@ -1,6 +1,10 @@
 import type { IoFile } from '../io/io.ts'
 import type { SegmentFooter, SegmentKind } from '../format/segment.ts'
-import { TABLE_PAGE_COUNT, TABLE_PAGE_SLOT_COUNT, TABLE_PAGE_SLOT_SHIFT } from '../format/segment.ts'
+import {
+  TABLE_PAGE_COUNT,
+  TABLE_PAGE_SLOT_COUNT,
+  TABLE_PAGE_SLOT_SHIFT,
+} from '../format/segment.ts'
 import { must } from '../base/assert.ts'
 
 /** Words in one page of the checksum table: two a slot. */
@@ -20,7 +24,9 @@ export class SegmentState {
   /** One opening at a time. */
   opening: Promise<IoFile> | null = null
   footer: SegmentFooter | null = null
-  readonly pages: (Uint32Array | null)[] = new Array<Uint32Array | null>(TABLE_PAGE_COUNT).fill(null)
+  readonly pages: (Uint32Array | null)[] = new Array<Uint32Array | null>(TABLE_PAGE_COUNT).fill(
+    null,
+  )
   /** Reads in flight, unsynced data: the file stays open while there is any of that. */
   pinCount = 0
   /** The file left the cache of open files while it was pinned. */

@@ -186,7 +186,15 @@ export class SegmentStore {
     tag: number,
   ): void {
     const read = this.#freeReads.pop() ?? new BlockRead(this)
-    read.start(this.#segments.get(segment) ?? null, segment, slot, count, arenaOffset, completion, tag)
+    read.start(
+      this.#segments.get(segment) ?? null,
+      segment,
+      slot,
+      count,
+      arenaOffset,
+      completion,
+      tag,
+    )
   }
 
   recycle(read: BlockRead): void {
@@ -369,7 +377,10 @@ export class SegmentStore {
     if (state !== undefined) state.pages[key % TABLE_PAGE_COUNT] = null
   }
 
-  async #loadFooter(state: SegmentState, file: IoFile): Promise<NonNullable<SegmentState['footer']>> {
+  async #loadFooter(
+    state: SegmentState,
+    file: IoFile,
+  ): Promise<NonNullable<SegmentState['footer']>> {
     assert(state.file === file, 'the footer is read from the open file')
     if (!(await this.readSealed(state))) {
       throw new CorruptionError('segment-corrupt', `segment ${state.id} has no sound footer`, {
@@ -398,9 +409,7 @@ export class SegmentStore {
         )
       }
       const words = new Uint32Array(TABLE_PAGE_WORDS)
-      new Uint8Array(words.buffer).set(
-        this.io.arena.memory.subarray(page, page + PAGE_SIZE_BYTES),
-      )
+      new Uint8Array(words.buffer).set(this.io.arena.memory.subarray(page, page + PAGE_SIZE_BYTES))
       state.pages[index] = words
       this.#tablePages.set(state.id * TABLE_PAGE_COUNT + index, words)
     } finally {
