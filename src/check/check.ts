@@ -6,7 +6,6 @@
 import { toHex } from '../base/bytes.ts'
 import type { Checksum } from '../base/checksum.ts'
 import { OperatingError } from '../base/errors.ts'
-import { SegmentKind } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
 import type { Io, IoLock } from '../io/io.ts'
 import { BlockReader } from './block-reader.ts'
@@ -22,7 +21,7 @@ import { RecordDecoder } from './record-decoder.ts'
 import { LogReplay } from './replay-log.ts'
 import type { CheckReport, Findings } from './report.ts'
 import { FindingList } from './report.ts'
-import type { SegmentSurvey } from './segment-survey.ts'
+import { judgeSegments, judgeUnused } from './judge-segments.ts'
 import { surveySegments } from './segment-survey.ts'
 import { SegmentTables } from './segment-tables.ts'
 import { SlotSet } from './slot-set.ts'
@@ -121,9 +120,10 @@ async function checkFrom(
   await readCatalogue(superblock.catalogue, blocks, disks, live, findings)
   disks.verifyCheckpoint(superblock.nextSegmentId)
   const replay = new LogReplay(reader, decoder, survey, disks, findings)
-  const { recordCount, position } = await replay.run(superblock.position)
-  if (superblock.clean && recordCount > 0) {
-    const fact = `the pool was closed cleanly, yet ${recordCount} records follow the checkpoint`
+  const { recordCount, changeCount, position } = await replay.run(superblock.position)
+  // Opening writes a checkpoint before anything else, and may be cut short there.
+  if (superblock.clean && changeCount > 0) {
+    const fact = `the pool was closed cleanly, yet ${changeCount} changes follow the checkpoint`
     findings.errors.add('superblock-not-clean', 'superblock', fact)
   }
   disks.verify()
@@ -132,6 +132,7 @@ async function checkFrom(
   await new LiveMarker(nodes, survey, live, damage, disks, findings).run()
   const verifier = new BlockVerifier(reader, checksum, survey, tables, live, damage, findings)
   await verifier.run(options.progress ?? (() => undefined))
+  judgeSegments(superblock, survey, live, damage, findings)
   await new DamageNamer(nodes, damage, disks).run()
   report.poolId = toHex(superblock.poolId)
   report.clean = superblock.clean
@@ -144,36 +145,8 @@ async function checkFrom(
   report.verifiedBytes = verifier.verifiedBytes
   // What is lost could refer to anything, so nothing is called dead beside damage.
   if (findings.errors.count === 0) {
-    report.reclaimableBytes = judgeDead(superblock, survey, live, findings)
+    report.reclaimableBytes = judgeUnused(superblock, survey, live, findings)
   }
   report.replayedRecordCount = recordCount
   report.position = position
-}
-
-/**
- * What segments without a live block take. A reclaim removes sealed ones, opening removes those
- * that did not exist at the checkpoint; an unfinished import that the checkpoint did not know of,
- * although its segment was there, is a leak.
- */
-function judgeDead(
-  superblock: Superblock,
-  survey: SegmentSurvey,
-  live: SlotSet,
-  findings: Findings,
-): number {
-  let reclaimableBytes = 0
-  for (const { id, kind, footer, allocatedBytes } of survey.segments) {
-    if (live.hasSegment(id)) continue
-    if (footer !== null) {
-      reclaimableBytes += allocatedBytes
-    } else if (kind === SegmentKind.bulk) {
-      const isKnown = id >= superblock.nextSegmentId || superblock.bulkSegmentIds.includes(id)
-      if (isKnown) reclaimableBytes += allocatedBytes
-      else {
-        const fact = 'an import that never finished left it; nothing will use it'
-        findings.leaks.add('segment-leaked', `segment ${id}`, fact)
-      }
-    }
-  }
-  return reclaimableBytes
 }

@@ -105,7 +105,10 @@ function judgeFields(superblock: Superblock, findings: Findings): void {
   }
   if (superblock.generation < 1) nonsense('the generation is zero')
   if (position.sequence < 1) nonsense('the log begins at record zero')
-  if (position.segment < 1) nonsense('the log begins in segment zero')
+  // Segment zero: the pool has been created and never opened, so there is no log yet.
+  if (position.segment < 1 && (position.slot !== DATA_SLOT_FIRST || position.sequence !== 1)) {
+    nonsense('the log begins in segment zero')
+  }
   if (position.slot < DATA_SLOT_FIRST || position.slot > DATA_SLOT_END) {
     nonsense(`the log begins at slot ${position.slot}`)
   }

@@ -29,6 +29,8 @@ import type { SegmentSurvey, SurveyedSegment } from './segment-survey.ts'
 
 export interface ReplayResult {
   recordCount: number
+  /** Records that change a disk or the catalogue; a checkpoint's own do not. */
+  changeCount: number
   /** Where the next record would be. */
   position: CheckedPosition
 }
@@ -44,6 +46,7 @@ export class LogReplay {
   readonly #chain = new Uint32Array(2)
   #expected = 0
   #recordCount = 0
+  #changeCount = 0
 
   constructor(
     reader: PoolReader,
@@ -83,6 +86,7 @@ export class LogReplay {
     await this.#findLostRecords(start)
     return {
       recordCount: this.#recordCount,
+      changeCount: this.#changeCount,
       position: { ...position, sequence: this.#expected },
     }
   }
@@ -143,6 +147,7 @@ export class LogReplay {
     }
     const { entries } = this.#decoder
     let block = 0
+    let isChange = false
     for (let i = 0; i < entries.count; i += 1) {
       const kind = entries.kinds[i]
       if (kind === EntryKind.data || kind === EntryKind.trim || kind === EntryKind.zero) {
@@ -151,8 +156,10 @@ export class LogReplay {
         const start = offset + (1 + block) * BLOCK_SIZE_BYTES
         this.#applyOperation(start, entries.counts[i], where)
       }
+      if (kind !== EntryKind.node && kind !== EntryKind.catalogue) isChange = true
       block += blocksOfEntry(kind, entries.counts[i])
     }
+    if (isChange) this.#changeCount += 1
     readRecordChecksum(this.#reader.memory, offset, this.#chain)
     this.#expected = header.sequence + 1
     this.#recordCount += 1
@@ -196,6 +203,10 @@ export class LogReplay {
       if (part.kind !== PartKind.operation) {
         this.#findings.errors.add('operation-corrupt', where, 'a checkpoint part is journalled')
         return
+      }
+      if (part.lines.length !== 1) {
+        const fact = `${part.lines.length} operations are journalled as one`
+        this.#findings.errors.add('operation-corrupt', where, fact)
       }
       for (const line of part.lines) this.#disks.applyOperation(verifyOperation(line), where)
     } catch (error) {

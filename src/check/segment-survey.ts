@@ -23,6 +23,10 @@ export interface SurveyedSegment {
   readonly id: number
   /** Null when neither header nor footer says. */
   readonly kind: SegmentKind | null
+  /** Its header page is sound. */
+  readonly hasHeader: boolean
+  /** Its header page is all zeros. */
+  readonly isHeaderBlank: boolean
   /** Null while it is not sealed. */
   readonly footer: SegmentFooter | null
   /** First slot that nothing was written to. */
@@ -107,13 +111,15 @@ async function surveySegment(context: SurveyContext, id: number): Promise<Survey
   const { poolId } = superblock
   const where = `segment ${id}`
   let headerKind: SegmentKind | null = null
+  let isHeaderBlank = false
   let result = await reader.readSlots(id, 0, 1)
   if (result < 0) {
     findings.errors.add('read-failed', where, `the header cannot be read (errno ${-result})`)
   } else {
     const header = tryDecodeSegmentHeader(reader.memory, reader.offsetBytes, poolId, checksum)
-    if (header === null) judgeHeaderless(context, id)
-    else headerKind = header.kind
+    headerKind = header?.kind ?? null
+    const start = reader.offsetBytes
+    isHeaderBlank = isZero(reader.memory, start, start + PAGE_SIZE_BYTES)
     if (header !== null && header.segment !== id) {
       const fact = `${segmentFileName(id)} holds segment ${header.segment}`
       findings.errors.add('segment-misnamed', where, fact)
@@ -130,34 +136,10 @@ async function surveySegment(context: SurveyContext, id: number): Promise<Survey
   if (footer !== null && footer.kind !== kind) {
     findings.errors.add('segment-header-corrupt', where, 'header and footer name different kinds')
   }
-  const isBelow = id < superblock.position.segment
-  if (footer === null && kind === SegmentKind.log && isBelow) {
-    const fact = 'it lies below the checkpoint but has no sound footer'
-    findings.errors.add('segment-unsealed', where, fact)
-  }
   const usedSlotCount = footer?.usedSlotCount ?? (await findUsedSlots(context, id, kind))
   const stat = await reader.stat(`${SEGMENT_FOLDER}/${segmentFileName(id)}`)
-  return { id, kind, footer, usedSlotCount, ...stat }
-}
-
-/**
- * A crash while a segment is created leaves a file without a header, and nothing in it. That is
- * damage only where the checkpoint says that the segment was in use.
- */
-function judgeHeaderless(context: SurveyContext, id: number): void {
-  const { reader, superblock, findings } = context
-  const { position, bulkSegmentIds } = superblock
-  const where = `segment ${id}`
-  const isPositionFresh = id === position.segment && position.slot === DATA_SLOT_FIRST
-  const wasInUse = id <= position.segment && !isPositionFresh && !bulkSegmentIds.includes(id)
-  if (wasInUse) {
-    findings.errors.add('segment-header-corrupt', where, 'its header is damaged')
-    return
-  }
-  const start = reader.offsetBytes
-  if (isZero(reader.memory, start, start + PAGE_SIZE_BYTES)) return
-  const fact = 'its header is torn, as by a crash while it was created'
-  findings.warnings.add('segment-header-corrupt', where, fact)
+  const hasHeader = headerKind !== null
+  return { id, kind, hasHeader, isHeaderBlank, footer, usedSlotCount, ...stat }
 }
 
 /** An open log segment ends where its headers end. */

@@ -156,10 +156,14 @@ export class PoolBuilder {
     return { slot, firstBlockSlot, sequence: header.sequence }
   }
 
+  /** Journals operations, each with an entry of its own, in one record. */
   addOperation(id: number, ...operations: unknown[]): BuiltRecord {
-    const payload = operations.map((operation) => JSON.stringify(operation)).join('\n')
-    const part = encodePart(PartKind.operation, { segment: 0, slot: 0, blockCount: 0 }, payload)
-    return this.addRecord(id, [{ kind: EntryKind.operation, blocks: splitBlocks(part) }])
+    const entries = operations.map((operation) => {
+      const nothing = { segment: 0, slot: 0, blockCount: 0 }
+      const part = encodePart(PartKind.operation, nothing, JSON.stringify(operation))
+      return { kind: EntryKind.operation, blocks: splitBlocks(part) }
+    })
+    return this.addRecord(id, entries)
   }
 
   addPart(id: number, kind: PartKind, previous: PartAddress, lines: unknown[]): PartAddress {

@@ -8,7 +8,7 @@ import type { CheckReport } from '../../../src/check/check.ts'
 import { checkPool } from '../../../src/check/check.ts'
 import type { AffectedRange, FindingCode } from '../../../src/check/report.ts'
 import type { DiskState } from '../../../src/format/catalogue.ts'
-import { PartKind } from '../../../src/format/catalogue.ts'
+import { PartKind, encodePart } from '../../../src/format/catalogue.ts'
 import { KIND_BLOCK, KIND_HUGE, KIND_NODE } from '../../../src/format/node.ts'
 import { sealPage } from '../../../src/format/page.ts'
 import { EntryKind } from '../../../src/format/record.ts'
@@ -150,6 +150,47 @@ t.test('a sealed segment that nothing refers to is reclaimable', async (t) => {
   const report = await check(builder)
   t.strictSame([...report.errors, ...report.leaks], [])
   t.ok(report.reclaimableBytes >= 515 * BLOCK_SIZE_BYTES)
+})
+
+t.test('what a crash while opening left behind is a leak, not damage', async (t) => {
+  for (const kind of [SegmentKind.log, SegmentKind.bulk, null]) {
+    const superblock = (superblock: Superblock): void => {
+      superblock.position.segment = 6
+      superblock.position.slot = 1
+      superblock.nextSegmentId = 7
+    }
+    const { builder } = buildSample(checksum, { superblock })
+    builder.seal(3)
+    builder.addSegment(5, kind ?? SegmentKind.log)
+    if (kind === null) builder.flip(5, 0)
+    const report = await check(builder)
+    t.strictSame(report.errors, [])
+    t.strictSame(codes(report), ['segment-leaked'])
+  }
+})
+
+t.test('a pool that was never opened is sound', async (t) => {
+  const superblock = (superblock: Superblock): void => {
+    superblock.position = { segment: 0, slot: 1, sequence: 1, previousChecksum: new Uint32Array(2) }
+    superblock.nextSegmentId = 1
+    superblock.nextDiskId = 1
+    superblock.catalogue = { segment: 0, slot: 0, blockCount: 0 }
+    superblock.generation = 1
+    superblock.clean = true
+  }
+  const { builder } = buildSample(checksum, { superblock })
+  builder.segments.clear()
+  builder.superblockBytes.fill(0, 0, BLOCK_SIZE_BYTES)
+  const report = await check(builder)
+  t.strictSame([...report.errors, ...report.leaks, ...report.warnings], [])
+})
+
+t.test('a clean pool may be followed by a checkpoint that was cut short', async (t) => {
+  const superblock = (superblock: Superblock): void => void (superblock.clean = true)
+  const { builder, positionSlot } = buildSample(checksum, { superblock })
+  const { pages } = builder.segment(3)
+  for (const slot of pages.keys()) if (slot >= positionSlot) pages.delete(slot)
+  t.strictSame((await check(builder)).errors, [])
 })
 
 t.test('either superblock page is enough', async (t) => {
@@ -519,6 +560,18 @@ const LOG_BREAKAGES: Breakage[] = [
   {
     name: 'an operation nobody knows',
     hooks: { log: (b) => b.addOperation(3, { op: 'explode' }) },
+    finds: ['operation-corrupt'],
+  },
+  {
+    name: 'two operations in one part',
+    hooks: {
+      log: (b) => {
+        const line = JSON.stringify({ op: 'hold', id: 1, tag: 'x' })
+        const nothing = { segment: 0, slot: 0, blockCount: 0 }
+        const part = encodePart(PartKind.operation, nothing, `${line}\n${line}`)
+        b.addRecord(3, [{ kind: EntryKind.operation, blocks: [part] }])
+      },
+    },
     finds: ['operation-corrupt'],
   },
   {
