@@ -138,6 +138,8 @@ export interface Io {
   wallClockMs(): number
   /** Calls back once; the returned function cancels. Never keeps the process alive by itself. */
   setTimer(delayMs: number, callback: () => void): () => void
+  /** Lets everything else that is ready have a turn; for long control work. */
+  pause(): Promise<void>
   randomBytes(lengthBytes: number): Uint8Array
 
   /** Releases ring, arena and listeners. Nothing may be in flight. */

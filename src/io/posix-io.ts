@@ -112,6 +112,10 @@ export abstract class PosixIo implements Io {
     return () => clearTimeout(timer)
   }
 
+  pause(): Promise<void> {
+    return new Promise((resolve) => setImmediate(resolve))
+  }
+
   randomBytes(lengthBytes: number): Uint8Array {
     return randomBytes(lengthBytes)
   }

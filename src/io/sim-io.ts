@@ -401,6 +401,10 @@ export class SimIo implements Io {
     }
   }
 
+  pause(): Promise<void> {
+    return new Promise((resolve) => this.setTimer(0, resolve))
+  }
+
   randomBytes(lengthBytes: number): Uint8Array {
     const bytes = new Uint8Array(lengthBytes)
     this.#prng.fill(bytes)

@@ -99,6 +99,7 @@ async function assemble(
   await store.load()
   const tables = new PageTables({
     nodeCacheBytes: options.nodeCacheBytes,
+    pause: () => io.pause(),
     source: {
       loadNode: async (segment, slot) => {
         return new Uint32Array((await store.readPage(segment, slot)).buffer)
