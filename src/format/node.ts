@@ -61,8 +61,16 @@ export function entryWord(kind: number, slot: number): number {
  */
 export function findNodeFault(entries: Uint32Array, level: number): string | null {
   if (entries.length !== NODE_WORD_COUNT) return `has ${entries.length} words, not 1024`
+  const commonKind = level === 0 ? KIND_BLOCK : KIND_NODE
   for (let word = 0; word < NODE_WORD_COUNT; word += 2) {
-    const fault = findEntryFault(entries[word], entries[word + 1], level)
+    const segment = entries[word]
+    const word1 = entries[word + 1]
+    // Nearly all entries are unmapped or of the level's own kind, and every node written or
+    // loaded passes here: those are judged in a few instructions.
+    if ((segment | word1) === 0) continue
+    const slot = word1 ^ entryWord(commonKind, 0)
+    if (segment !== 0 && slot >= DATA_SLOT_FIRST && slot < DATA_SLOT_END) continue
+    const fault = findEntryFault(segment, word1, level)
     if (fault !== null) return `entry ${word / 2} ${fault}`
   }
   return null

@@ -33,38 +33,39 @@ const SHARED = 'I5: a node that more than one map holds is not changed in place:
 const NO_ENTRIES = new Uint32Array(0)
 
 export class MapNode {
+  // What every lookup reads comes first, to lie in one line of the processor's cache.
   entries: Uint32Array
   readonly level: number
-  /** The volume state that may change this node in place while it is dirty. */
-  readonly epoch: number
   dirty: boolean
-  /** Dirty nodes above the leaves only: the dirty children, where the entry is a marker. */
-  children: (MapNode | null)[] | null
-  /** Dirty nodes only. */
-  references: number
   /** The entry that names this node once it is not dirty any more. */
   word0: number
   word1: number
-  /** Neighbours in the list of dirty nodes of this level, by age. */
-  older: MapNode | null = null
-  newer: MapNode | null = null
   /** Clean nodes only: the cache's count of arrivals when it last marked this node as used. */
   usedAt = 0
+  /** Dirty nodes above the leaves only: the dirty children, where the entry is a marker. */
+  children: (MapNode | null)[] | null
+  /** The volume state that may change this node in place while it is dirty. */
+  readonly epoch: number
+  /** Dirty nodes only: the dirty parents and roots that hold it. */
+  references: number
   /** Dirty nodes only: changes in place so far, here or below. */
   changeCount = 0
   /** Dirty nodes only: blocks mapped below, or -1 while not counted since the last change. */
   mappedCount = -1
+  /** Neighbours in the list of dirty nodes of this level, by age. */
+  older: MapNode | null = null
+  newer: MapNode | null = null
 
   constructor(entries: Uint32Array, level: number, epoch: number, word0: number, word1: number) {
     assert(entries.length === NODE_WORD_COUNT, 'a node has 1024 words')
     this.entries = entries
     this.level = level
-    this.epoch = epoch
     this.dirty = word1 === WORD_DIRTY
-    this.references = this.dirty ? 1 : 0
-    this.children = this.dirty && level > 0 ? new Array<null>(NODE_ENTRY_COUNT).fill(null) : null
     this.word0 = word0
     this.word1 = word1
+    this.children = this.dirty && level > 0 ? new Array<null>(NODE_ENTRY_COUNT).fill(null) : null
+    this.epoch = epoch
+    this.references = this.dirty ? 1 : 0
   }
 
   /** Puts a dirty child at `index`. The caller has taken care of what was there. */
