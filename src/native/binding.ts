@@ -49,14 +49,15 @@ export interface Binding {
   ): void
 
   // Ring.
-  /** `turn(count)` is called with `count` pairs (slot, result) in `done`. Or -errno. */
+  /**
+   * `turn(count)` is called with `count` pairs (slot, result) in `done`, at most `burstTurnsMax`
+   * times before the event loop is given a round. Or -errno.
+   */
   ringCreate(
     arena: Buffer,
     arrays: RingArrays,
     turn: (count: number) => void,
-    entryCount: number,
     burstTurnsMax: number,
-    waitMicros: number,
   ): RingHandle | number
   /** Starts a turn in this round of the event loop. */
   ringSchedule(ring: RingHandle): void

@@ -1,0 +1,149 @@
+/* The hot path: operations in, completions out, one burst of turns at a time. */
+#include "ring.h"
+#include <errno.h>
+#include <string.h>
+
+static void convert_send(struct ring *ring, uint32_t index, const int32_t *op,
+                         struct io_uring_sqe *sqe) {
+  uint32_t first = (uint32_t)op[OP_PAIR];
+  uint32_t count = (uint32_t)op[OP_PAIR_COUNT];
+  for (uint32_t i = first; i < first + count; i++) {
+    ring->vectors[i].iov_base = ring->arena + ring->pairs[2 * i];
+    ring->vectors[i].iov_len = ring->pairs[2 * i + 1];
+  }
+  struct msghdr *message = &ring->messages[index];
+  memset(message, 0, sizeof *message);
+  message->msg_iov = &ring->vectors[first];
+  message->msg_iovlen = count;
+  sqe->opcode = IORING_OP_SENDMSG;
+  sqe->addr = (uint64_t)(uintptr_t)message;
+  sqe->len = 1;
+  /* The kernel goes on where it can after a short send. */
+  sqe->msg_flags = MSG_NOSIGNAL | MSG_WAITALL;
+}
+
+static void convert(struct ring *ring, uint32_t index, struct io_uring_sqe *sqe) {
+  const int32_t *op = ring->operations + (size_t)index * OP_WORDS;
+  sqe->fd = op[OP_FD];
+  sqe->user_data = (uint32_t)op[OP_SLOT];
+  uint64_t address = (uint64_t)(uintptr_t)(ring->arena + (uint32_t)op[OP_ARENA_OFFSET]);
+  switch (op[OP_KIND]) {
+    case KIND_READ:
+      sqe->opcode = IORING_OP_READ;
+      sqe->addr = address;
+      sqe->len = (uint32_t)op[OP_LENGTH];
+      sqe->off = (uint64_t)ring->file_offsets[index];
+      break;
+    case KIND_SYNC:
+      sqe->opcode = IORING_OP_FSYNC;
+      sqe->fsync_flags = IORING_FSYNC_DATASYNC;
+      break;
+    case KIND_RECEIVE:
+      sqe->opcode = IORING_OP_RECV;
+      sqe->addr = address;
+      sqe->len = (uint32_t)op[OP_LENGTH];
+      break;
+    case KIND_SEND:
+      convert_send(ring, index, op, sqe);
+      break;
+    case KIND_ACCEPT:
+      sqe->opcode = IORING_OP_ACCEPT;
+      sqe->accept_flags = SOCK_CLOEXEC;
+      break;
+    case KIND_CANCEL:
+      sqe->opcode = IORING_OP_ASYNC_CANCEL;
+      sqe->fd = -1;
+      sqe->addr = (uint32_t)op[OP_LENGTH];
+      break;
+    default:
+      sqe->opcode = IORING_OP_NOP;
+  }
+}
+
+void ring_convert(struct ring *ring) {
+  /* Messages and vectors are in use until the kernel has taken every entry. */
+  if (uring_unsubmitted(&ring->uring) > 0) return;
+  uint32_t count = (uint32_t)ring->header[HEADER_QUEUED];
+  for (uint32_t i = 0; i < count; i++) convert(ring, i, uring_next(&ring->uring));
+  ring->header[HEADER_QUEUED] = 0;
+  ring->header[HEADER_PAIRS] = 0;
+}
+
+int ring_submit(struct ring *ring, uint32_t wait_micros) {
+  ring_convert(ring);
+  uint32_t before = uring_unsubmitted(&ring->uring);
+  /* Waiting is for what is in flight: with nothing there it would only cost time. */
+  uint32_t wait = before + ring->in_flight > 0 && uring_ready(&ring->uring) == 0 ? wait_micros : 0;
+  int result = uring_enter(&ring->uring, wait);
+  ring->in_flight += before - uring_unsubmitted(&ring->uring);
+  if (wait > 0 && uring_ready(&ring->uring) == 0) ring->header[HEADER_IDLE_WAITS]++;
+  return result < 0 && result != -ETIME ? result : 0;
+}
+
+/* Takes completions into the array of pairs (slot, result). */
+static uint32_t reap(struct ring *ring) {
+  struct uring *uring = &ring->uring;
+  uint32_t count = uring_ready(uring);
+  if (count > ring->done_max) count = ring->done_max;
+  uint32_t head = *uring->cq_head;
+  for (uint32_t i = 0; i < count; i++) {
+    const struct io_uring_cqe *cqe = &uring->cqes[(head + i) & uring->cq_mask];
+    ring->done[2 * i] = (int32_t)cqe->user_data;
+    ring->done[2 * i + 1] = cqe->res;
+  }
+  __atomic_store_n(uring->cq_head, head + count, __ATOMIC_RELEASE);
+  ring->in_flight -= count;
+  return count;
+}
+
+/* Microtasks run before this returns, so what they queue is submitted in the same turn. */
+static void call_turn(struct ring *ring, uint32_t count) {
+  napi_env env = ring->env;
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+  napi_value turn, receiver, argument, error;
+  if (napi_get_reference_value(env, ring->turn, &turn) == napi_ok &&
+      napi_get_global(env, &receiver) == napi_ok &&
+      napi_create_uint32(env, count, &argument) == napi_ok &&
+      napi_make_callback(env, ring->context, receiver, turn, 1, &argument, NULL) ==
+        napi_pending_exception &&
+      napi_get_and_clear_last_exception(env, &error) == napi_ok) {
+    napi_fatal_exception(env, error);
+  }
+  napi_close_handle_scope(env, scope);
+}
+
+static int has_work(const struct ring *ring) {
+  return uring_ready(&ring->uring) > 0 || uring_overflown(&ring->uring) ||
+         uring_unsubmitted(&ring->uring) > 0 || ring->header[HEADER_QUEUED] > 0 ||
+         ring->header[HEADER_HOOKS] > 0;
+}
+
+void ring_run(struct ring *ring) {
+  ring->is_running = 1;
+  ring->header[HEADER_SCHEDULED] = 1;
+  uring_set_quiet(&ring->uring, 1);
+  for (uint32_t turn = 0; turn < ring->turns_max && !ring->is_closing; turn++) {
+    uint32_t count = reap(ring);
+    if (count > 0 || ring->header[HEADER_HOOKS] > 0) {
+      call_turn(ring, count);
+      if (ring->is_closing) break;
+    } else if (turn > 0 && !has_work(ring)) {
+      break;
+    }
+    uint32_t wait = count > 0 ? (uint32_t)ring->header[HEADER_WAIT_MICROS] : 0;
+    if (ring->header[HEADER_HOOKS] > 0) wait = 0;
+    /* The kernel is out of memory or was interrupted: come back in the next round. */
+    if (ring_submit(ring, wait) < 0) break;
+  }
+  ring->is_running = 0;
+  if (ring->is_closing) {
+    ring_close(ring);
+    return;
+  }
+  ring->header[HEADER_SCHEDULED] = 0;
+  uring_set_quiet(&ring->uring, 0);
+  if (has_work(ring)) ring_schedule(ring);
+  if (ring->in_flight > 0) uv_ref((uv_handle_t *)&ring->poll);
+  else uv_unref((uv_handle_t *)&ring->poll);
+}
