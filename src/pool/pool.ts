@@ -5,6 +5,7 @@
  *     segments/NNNNNNNNNN.seg
  *     lock                  held while open; says by whom
  */
+import { dirname } from 'node:path'
 import { assert } from '../base/assert.ts'
 import type { Checksum } from '../base/checksum.ts'
 import { Errno, OperatingError } from '../base/errors.ts'
@@ -152,6 +153,7 @@ export class Pool implements PoolOperations {
       bulkSegmentIds: [],
     })
     await io.syncDirectory(path)
+    await io.syncDirectory(dirname(path))
   }
 
   /**

@@ -12,7 +12,7 @@ import type { Io } from '../io/io.ts'
 import { Lookup } from '../map/page-tables.ts'
 import type { PageTables } from '../map/page-tables.ts'
 import type { ChainEnd, ScannedRecord } from '../segment/scan.ts'
-import { replayLog } from '../segment/replay.ts'
+import { LogReplay } from '../segment/replay.ts'
 import type { SegmentStore } from '../segment/segment-store.ts'
 import type { Catalogue } from './catalogue.ts'
 
@@ -40,15 +40,21 @@ export async function recover(parts: Parts, superblock: Superblock): Promise<Rec
   const { io, store, catalogue } = parts
   store.reserveIdsBelow(superblock.nextSegmentId)
   catalogue.reserveIdsBelow(superblock.nextDiskId)
-  const chainParts = await loadCatalogue(store, catalogue, superblock.catalogue)
-  const replayer = new Replayer(parts)
-  const end = await replayLog(io, store, superblock.position, (record) => replayer.visit(record))
-  const bulkIds = await orphanBulkIds(store, superblock, replayer.adoptedIds)
-  return {
-    chain: end.chain,
-    recordCount: end.recordCount,
-    parts: chainParts,
-    deadIds: [...new Set([...end.abandonedIds, ...bulkIds])],
+  const replay = new LogReplay(io, store, superblock.position)
+  try {
+    await replay.prepare()
+    const chainParts = await loadCatalogue(store, catalogue, superblock.catalogue)
+    const replayer = new Replayer(parts)
+    const end = await replay.run((record) => replayer.visit(record))
+    const bulkIds = await orphanBulkIds(store, superblock, replayer.adoptedIds)
+    return {
+      chain: end.chain,
+      recordCount: end.recordCount,
+      parts: chainParts,
+      deadIds: [...new Set([...end.abandonedIds, ...bulkIds])],
+    }
+  } finally {
+    replay.close()
   }
 }
 

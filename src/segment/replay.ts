@@ -17,7 +17,7 @@ import { CorruptionError } from '../base/errors.ts'
 import { DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { LogPosition } from '../format/superblock.ts'
 import type { Io } from '../io/io.ts'
-import type { ChainEnd, ScannedRecord } from './scan.ts'
+import type { ChainEnd, ScanEnd, ScannedRecord } from './scan.ts'
 import { SegmentScanner } from './scan.ts'
 import { SEAL_BYTES, sealSegment } from './seal.ts'
 import type { SegmentState } from './segment-state.ts'
@@ -32,59 +32,66 @@ export interface ReplayEnd {
 
 export type RecordVisitor = (record: ScannedRecord) => Promise<void> | void
 
-/** Rejects with `log-gap`, `segment-corrupt`, an I/O error, or what `visit` throws. */
-export async function replayLog(
-  io: Io,
-  store: SegmentStore,
-  position: LogPosition,
-  visit: RecordVisitor,
-): Promise<ReplayEnd> {
-  const scanner = new SegmentScanner(io, store)
-  try {
-    return await new Replay(io, store, scanner, visit).run(position)
-  } finally {
-    scanner.close()
-  }
-}
-
-class Replay {
+/** One recovery's way through the log: `prepare`, `run`, `close`. */
+export class LogReplay {
   readonly #io: Io
   readonly #store: SegmentStore
   readonly #scanner: SegmentScanner
-  readonly #visit: RecordVisitor
+  readonly #position: LogPosition
   /** Places past a tear where evidence of lost records could lie. */
   readonly #remains: { state: SegmentState; slot: number }[] = []
 
-  constructor(io: Io, store: SegmentStore, scanner: SegmentScanner, visit: RecordVisitor) {
+  constructor(io: Io, store: SegmentStore, position: LogPosition) {
     this.#io = io
     this.#store = store
-    this.#scanner = scanner
-    this.#visit = visit
+    this.#position = position
+    this.#scanner = new SegmentScanner(io, store)
   }
 
-  async run(position: LogPosition): Promise<ReplayEnd> {
-    let chain: ChainEnd = position
+  close(): void {
+    this.#scanner.close()
+  }
+
+  /**
+   * Makes what lies before the checkpoint readable in the segment that was open then: its
+   * checksums are only in its records. Rejects `segment-corrupt`, or with an I/O error.
+   */
+  async prepare(): Promise<void> {
+    const { segment, slot } = this.#position
+    if (!this.#store.has(segment)) return
+    const state = this.#store.get(segment)
+    if ((await this.#store.readKind(state)) !== SegmentKind.log) {
+      throw new CorruptionError('segment-corrupt', `segment ${segment} is not a log segment`, {
+        hint: 'run "varve check" on the pool',
+        details: { segment },
+      })
+    }
+    if (!(await this.#store.readSealed(state))) await this.#rebuildTable(state, slot)
+  }
+
+  /** Visits every record. Rejects `log-gap`, an I/O error, or with what `visit` throws. */
+  async run(visit: RecordVisitor): Promise<ReplayEnd> {
+    const { segment, slot } = this.#position
+    let chain: ChainEnd = this.#position
     let recordCount = 0
     const abandonedIds: number[] = []
-    if (this.#store.has(position.segment)) {
-      const state = this.#store.get(position.segment)
-      const end = await this.#replaySegment(state, position.slot, chain)
-      chain = end.chain
+    const replaySegment = async (state: SegmentState, from: number): Promise<void> => {
+      const end = await this.#replaySegment(state, from, chain, visit)
+      chain = end.chain ?? chain
       recordCount += end.recordCount
     }
+    if (this.#store.has(segment)) await replaySegment(this.#store.get(segment), slot)
     for (const id of this.#store.ids()) {
-      if (id <= position.segment) continue
+      if (id <= segment) continue
       const state = this.#store.get(id)
       if ((await this.#store.readKind(state)) === SegmentKind.bulk) continue
-      const continues = state.kind !== null && (await this.#scanner.peek(state, chain))
-      if (!continues) {
-        abandonedIds.push(id)
-        this.#remains.push({ state, slot: DATA_SLOT_FIRST })
+      if (state.kind !== null && (await this.#scanner.peek(state, chain))) {
+        if (!(await this.#store.readSealed(state))) state.beginTable()
+        await replaySegment(state, DATA_SLOT_FIRST)
         continue
       }
-      const end = await this.#replaySegment(state, DATA_SLOT_FIRST, chain)
-      chain = end.chain
-      recordCount += end.recordCount
+      abandonedIds.push(id)
+      this.#remains.push({ state, slot: DATA_SLOT_FIRST })
     }
     await this.#verifyNothingLost(chain.sequence)
     return { chain, recordCount, abandonedIds }
@@ -94,16 +101,16 @@ class Replay {
     state: SegmentState,
     slot: number,
     chain: ChainEnd,
-  ): Promise<{ chain: ChainEnd; recordCount: number }> {
-    const sealed = await this.#store.readSealed(state)
-    if (!sealed) await this.#rebuildTable(state, slot)
+    visit: RecordVisitor,
+  ): Promise<ScanEnd> {
+    const isOpen = !state.sealed
     const end = await this.#scanner.scan(state, slot, chain, async (record) => {
-      if (!sealed) noteChecksums(state, record)
-      await this.#visit(record)
+      if (isOpen) noteChecksums(state, record)
+      await visit(record)
     })
-    if (!sealed) await this.#seal(state, end.slot)
+    if (isOpen) await this.#seal(state, end.slot)
     this.#remains.push({ state, slot: end.slot })
-    return { chain: end.chain ?? chain, recordCount: end.recordCount }
+    return end
   }
 
   /** Checksums of what lies before the checkpoint in a segment that was still open then. */
