@@ -54,6 +54,7 @@ export class SimStuckError extends Error {
 const ARENA_BYTES = 8 * 1024 * 1024
 const WALL_CLOCK_START_MS = 1_700_000_000_000
 const RUN_LIMIT_MS = 24 * 3600 * 1000
+const RUN_TURN_COUNT_MAX = 200_000
 /** Work outside the simulation (a worker thread) is given this much real time before a deadlock. */
 const OUTSIDE_GRACE_MS = 250
 
@@ -145,6 +146,7 @@ export class SimIo implements Io {
     outcome.then(settle, settle)
     const limitMs = this.clock.nowMs + RUN_LIMIT_MS
     let idleSinceMs = 0
+    let turnCount = 0
     for (;;) {
       await drainMicrotasks()
       if (isSettled) return outcome
@@ -152,6 +154,8 @@ export class SimIo implements Io {
       if (this.clock.nowMs > limitMs) throw new SimStuckError('a day has passed in vain')
       if (this.step()) {
         idleSinceMs = 0
+        turnCount += 1
+        if (turnCount > RUN_TURN_COUNT_MAX) throw new SimStuckError('it goes round in circles')
         continue
       }
       idleSinceMs ||= performance.now()
