@@ -18,6 +18,9 @@ import { buildGoldenImage } from './tour/golden-image.ts'
 import { breakAndRestore, rawImage, serveClones, showAttaching, showSpace } from './tour/journey.ts'
 import { Narrator } from './tour/narrator.ts'
 
+/** Of the server's output, shown when something fails. */
+const FAILURE_LINE_COUNT = 20
+
 interface TourOptions {
   exit: boolean
   image: string | undefined
@@ -45,17 +48,28 @@ async function main(options: TourOptions): Promise<void> {
     if (!isFinished) return
     showAttaching(narrator, pool)
     console.log(`\n${narrator.verifiedCount} facts verified, none failed.`)
-    if (options.exit) return
+    if (options.exit) {
+      console.log('That pool is removed now; without --exit it stays and is served.')
+      return
+    }
     console.log(`Serving until Ctrl-C. In another terminal:
 
     export VARVE_POOL=${pool}
     alias varve=${join(projectRoot, 'dist/src/cli/main.js')}
     varve tree`)
     await interrupted
+  } catch (error) {
+    // The server's own words are worth more than what its clients saw.
+    for (const server of servers) process.stderr.write(`\n${lastLines(server.said)}\n`)
+    throw error
   } finally {
     for (const server of servers) await server.stop()
     rmSync(scratch, { recursive: true, force: true })
   }
+}
+
+function lastLines(text: string): string {
+  return text.trimEnd().split('\n').slice(-FAILURE_LINE_COUNT).join('\n')
 }
 
 /** A pool of the tour's own: an earlier one is replaced, but not while it is being served. */
