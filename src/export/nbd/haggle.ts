@@ -5,7 +5,7 @@
 import { must } from '../../base/assert.ts'
 import { VarveError } from '../../base/errors.ts'
 import { formatSize } from '../../base/units.ts'
-import type { ExportDirectory, ExportTarget } from '../target.ts'
+import type { ExportDirectory, ExportEntry, ExportTarget } from '../target.ts'
 import {
   EXPORT_NAME_ZEROES_BYTES,
   Info,
@@ -148,10 +148,9 @@ export class Haggle {
     if (this.#refusesData(data)) return
     for (const entry of this.#host.directory.list()) {
       const name = Buffer.from(entry.name)
-      const payload = Buffer.alloc(4 + name.length)
-      payload.writeUInt32BE(name.length, 0)
-      name.copy(payload, 4)
-      this.#reply(Reply.SERVER, payload)
+      const length = Buffer.alloc(4)
+      length.writeUInt32BE(name.length)
+      this.#reply(Reply.SERVER, Buffer.concat([length, name, Buffer.from(describe(entry))]))
     }
     this.#reply(Reply.ACK)
   }
@@ -297,6 +296,6 @@ export class Haggle {
   }
 }
 
-function describe(target: ExportTarget): string {
-  return `${target.readOnly ? 'read-only disk' : 'disk'}, ${formatSize(target.sizeBytes)}`
+function describe({ readOnly, sizeBytes }: Omit<ExportEntry, 'name'>): string {
+  return `${readOnly ? 'read-only disk' : 'disk'}, ${formatSize(sizeBytes)}`
 }

@@ -142,7 +142,7 @@ t.test('LIST names every export; ABORT is acknowledged, whatever it carries', as
     option(2, Buffer.alloc(200_000)),
   ])
   t.strictSame(typesOf(replies), [SERVER, SERVER, ACK, INVALID, ACK])
-  t.strictSame(replies[1]?.data, string('b@s'))
+  t.strictSame(replies[1]?.data, Buffer.concat([string('b@s'), Buffer.from('disk, 1.00 MiB')]))
   t.equal(handshake.outcome?.kind, 'close')
 })
 
