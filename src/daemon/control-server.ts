@@ -99,7 +99,8 @@ const STREAMING: StreamingHandlers = {
     service.importImage(request, {
       signal,
       progress: (progress) => answer.progress(progress),
-      input: incoming as AsyncIterable<Uint8Array>,
+      // Ending early must not end the connection: the answer still has to go through it.
+      input: incoming.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>,
     }),
   export: (service, request, answer, signal) =>
     service.exportImage(request, {
@@ -125,6 +126,22 @@ function parseJson(text: string): unknown {
   } catch (error) {
     throw new OperatingError('usage', 'the request is not JSON', { cause: error })
   }
+}
+
+/**
+ * Lets what the client is still sending run to nowhere until it has read its answer and stops:
+ * closing the connection first could take the answer away from it.
+ */
+function drained(incoming: IncomingMessage): Promise<void> {
+  return new Promise((resolve) => {
+    if (incoming.readableEnded || incoming.destroyed) {
+      resolve()
+      return
+    }
+    incoming.on('end', resolve)
+    incoming.on('close', resolve)
+    incoming.resume()
+  })
 }
 
 export class ControlServer {
@@ -271,8 +288,7 @@ export class ControlServer {
       this.#logFailure(name, error)
       if (!answer.signal.aborted) await answer.event({ error: encodeError(error) })
     } finally {
-      // What the client is still sending is let run to nowhere, so that it can read why.
-      incoming.resume()
+      if (operation.kind === 'upload') await drained(incoming)
       await answer.end()
     }
     return RESPONSE_ALREADY_SENT

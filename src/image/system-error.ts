@@ -19,7 +19,9 @@ export function systemError(what: string, error: unknown): Error {
   }
   if (error instanceof OperatingError) return error
   const errno = 'errno' in error && typeof error.errno === 'number' ? -error.errno : undefined
-  return new OperatingError(CODES[error.code] ?? 'io', `${what}: ${error.message}`, {
+  // `ENOENT: no such file or directory, open '…'`: `what` has named the file already.
+  const [reason] = error.message.split(', ')
+  return new OperatingError(CODES[error.code] ?? 'io', `${what}: ${reason}`, {
     cause: error,
     ...(errno === undefined ? {} : { errno }),
   })
