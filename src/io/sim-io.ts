@@ -441,7 +441,7 @@ export class SimIo implements Io {
           resolve(result)
         } catch (error) {
           this.#trace(operation, subject, 0, 0, -1)
-          reject(error)
+          reject(error instanceof Error ? error : new Error(String(error)))
         }
       })
     })

@@ -32,7 +32,7 @@ export interface ControlOperation {
 interface Draw {
   prng: Prng
   state: ModelState
-  newStamp(): number
+  newStamp: () => number
 }
 
 /** Enough names to meet again, few enough to stay small. */

@@ -8,7 +8,7 @@ import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
 import { WRITE_FUA, ZERO_NO_HOLE } from '../../src/export/target.ts'
 import type { ExportTarget, TargetCompletion } from '../../src/export/target.ts'
 import type { Arena } from '../../src/io/arena.ts'
-import type { Geometry, History, ModelState, ModelVolume, Step, Window } from './model.ts'
+import type { Geometry, History, ModelVolume, Step, Window } from './model.ts'
 import {
   COMMON_BLOCK_COUNT,
   SECTORS_PER_BLOCK,
@@ -27,8 +27,8 @@ export interface DataContext {
   /** An open target of a volume. */
   target(volume: string): ExportTarget
   /** The next unused stamp. */
-  newStamp(): number
-  log(line: string): void
+  newStamp: () => number
+  log: (line: string) => void
 }
 
 /** One request in flight; its tag is its place in the step. */
@@ -282,7 +282,7 @@ export class DataStep implements TargetCompletion {
   #mark(request: Request): void {
     const sectors = this.#mutable(request.volume)
     let busy = this.#busy.get(request.volume)
-    if (busy === undefined) this.#busy.set(request.volume, (busy = new Map()))
+    if (busy === undefined) this.#busy.set(request.volume, (busy = new Map<number, Request>()))
     for (const range of request.ranges) {
       for (const block of modelBlocksOf(range)) busy.set(block, request)
       for (let index = 0; index < range.sectorCount; index += 1) {
@@ -295,7 +295,7 @@ export class DataStep implements TargetCompletion {
 
   #mutable(volume: string): Uint32Array {
     const after = this.#after.get(volume) as ModelVolume
-    const before = (this.step.before as ModelState).get(volume) as ModelVolume
+    const before = this.step.before.get(volume) as ModelVolume
     if (after.sectors !== before.sectors) return after.sectors
     const sectors = Uint32Array.from(before.sectors)
     this.#after.set(volume, { ...after, sectors })

@@ -5,8 +5,7 @@
  * Swarm testing: the seed first draws which kinds of steps this run has and how often, so that
  * runs differ in character and not only in detail.
  */
-import { Errno } from '../../src/base/errors.ts'
-import { VarveError } from '../../src/base/errors.ts'
+import { Errno, VarveError } from '../../src/base/errors.ts'
 import { Prng } from '../../src/base/prng.ts'
 import { MIB } from '../../src/base/units.ts'
 import type { ExportTarget } from '../../src/export/target.ts'
@@ -64,7 +63,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   verify: 1,
   reopen: 1,
   crash: 3,
-  fault: 1,
+  fault: 5,
   create: 6,
   import: 1,
   snapshot: 5,
@@ -87,6 +86,9 @@ export async function runPoolSim(
   options: PoolSimOptions,
 ): Promise<PoolSimReport> {
   const sim = new PoolSim(maker, options)
+  // A rejection that nobody awaited is a mistake too, and would come without its seed.
+  const stray = (reason: unknown): void => sim.abort(reason)
+  process.on('unhandledRejection', stray)
   try {
     return await sim.run()
   } catch (error) {
@@ -97,6 +99,8 @@ export async function runPoolSim(
         `events:\n${sim.events.slice(-12).join('\n')}\n${cause}`,
       { cause: error },
     )
+  } finally {
+    process.off('unhandledRejection', stray)
   }
 }
 
@@ -117,6 +121,7 @@ class PoolSim {
   /** Turns until the world ends, or Infinity. */
   #turnsLeft = Infinity
   #hasFailed = false
+  #stray: { reason: unknown } | null = null
   readonly #report: PoolSimReport = {
     stepCount: 0,
     crashCount: 0,
@@ -145,6 +150,11 @@ class PoolSim {
 
   get events(): string[] {
     return this.#io.events
+  }
+
+  /** Ends the run with `reason` at the next turn. */
+  abort(reason: unknown): void {
+    this.#stray ??= { reason }
   }
 
   async run(): Promise<PoolSimReport> {
@@ -200,6 +210,7 @@ class PoolSim {
   async #drive<T>(outcome: Promise<T>): Promise<T> {
     const result = await this.#io.runUntil(outcome, () => {
       this.#report.turnCount += 1
+      if (this.#stray !== null) throw this.#stray.reason
       if (this.#turnsLeft <= 0) {
         this.#io.crash({ kind: this.#prng.chance(0.8) ? 'power' : 'process' })
         return false
@@ -348,7 +359,8 @@ class PoolSim {
     if (kind === 'room') this.#io.disk.setCapacity(2 ** 40)
     else if (kind === 'slow') this.#io.setSlowness(prng.pick([0.1, 1, 10]))
     else if (kind === 'no-space') {
-      this.#io.disk.setCapacity(this.#io.disk.usedBytes + prng.below(3 * MIB))
+      const leftBytes = prng.below(prng.pick([1, MIB / 16, MIB]))
+      this.#io.disk.setCapacity(this.#io.disk.usedBytes + leftBytes)
     } else this.#io.addFault({ kind, ...aim, errno })
   }
 
@@ -374,8 +386,10 @@ class PoolSim {
   }
 
   async #expectSticky(): Promise<void> {
-    const [name] = this.#history.latest.keys()
-    if (name === undefined) return
+    // Asked of the pool: whether the operation that failed has happened is open.
+    const [volume] = await this.#drive(this.#mustPool().volumes())
+    if (volume === undefined) return
+    const { name } = volume
     const { arena } = this.#io
     const at = arena.allocate(4096)
     const target = this.#target(name)
