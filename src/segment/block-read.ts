@@ -76,10 +76,17 @@ export class BlockRead implements IoCompletion {
   }
 
   #prepareThen(state: SegmentState, next: () => void): void {
-    this.#store.prepare(state, this.#slot, this.#count).then(next, (error: unknown) => {
-      this.#store.noteDamage(state.id, this.#slot, String(error))
-      this.#finish(-Errno.EIO)
-    })
+    this.#store.prepare(state, this.#slot, this.#count).then(
+      () => {
+        // With a tiny cache one page of the range may have pushed out another.
+        if (this.#store.isReady(state, this.#slot, this.#count)) next()
+        else this.#prepareThen(state, next)
+      },
+      (error: unknown) => {
+        this.#store.noteDamage(state.id, this.#slot, String(error))
+        this.#finish(-Errno.EIO)
+      },
+    )
   }
 
   #verify(state: SegmentState): void {

@@ -76,7 +76,7 @@ export class SegmentStore {
     })
     this.#tablePages = new LRUCache({
       max: Math.ceil(options.checksumCacheBytes / PAGE_SIZE_BYTES),
-      dispose: (_page, key): void => this.#dropPage(key),
+      dispose: (page, key): void => this.#dropPage(page, key),
     })
   }
 
@@ -372,9 +372,11 @@ export class SegmentStore {
     if (file !== null) void this.io.close(file).catch(() => undefined)
   }
 
-  #dropPage(key: number): void {
+  #dropPage(page: Uint32Array, key: number): void {
     const state = this.#segments.get(Math.floor(key / TABLE_PAGE_COUNT))
-    if (state !== undefined) state.pages[key % TABLE_PAGE_COUNT] = null
+    const index = key % TABLE_PAGE_COUNT
+    // Two reads may have loaded the same page: the first copy leaves the cache, the second stays.
+    if (state?.pages[index] === page) state.pages[index] = null
   }
 
   async #loadFooter(

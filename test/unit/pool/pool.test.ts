@@ -301,6 +301,29 @@ async function flipPayload(world: SimWorld, value: number): Promise<number> {
   return flipped
 }
 
+void t.test('many reads that need the same checksum page at once all get it', async (t) => {
+  const world = await SimWorld.create({ seed: 14 })
+  await world.run(world.pool.create({ name: 'a', sizeBytes: MIB }))
+  const a = world.disk('a')
+  await a.fill(0, 64 * BLOCK, 6)
+  a.close()
+  await world.reopen()
+  const again = world.disk('a')
+  const { arena } = world.io
+  const at = arena.allocate(64 * BLOCK)
+  const reads = Array.from({ length: 64 }, (_, i) => {
+    return new Promise<number>((resolve) => {
+      const done = { targetComplete: (_tag: number, result: number) => resolve(result) }
+      again.target.read(i * BLOCK, BLOCK, at + i * BLOCK, done, 0)
+    })
+  })
+  t.ok((await world.run(Promise.all(reads))).every((result) => result === 0))
+  t.ok(arena.memory.subarray(at, at + 64 * BLOCK).every((byte) => byte === 6))
+  arena.free(at, 64 * BLOCK)
+  again.close()
+  await world.close()
+})
+
 void t.test('I9: a full pool refuses writes, deletes, reclaims and goes on', async (t) => {
   const world = await SimWorld.create({ seed: 12, capacityBytes: 96 * MIB })
   const { pool } = world
