@@ -225,6 +225,44 @@ t.test('a check is refused where it cannot be made', async (t) => {
   await t.rejects(checkBuilt(buildSample(checksum, unknown).builder), isCode('unsupported'))
 })
 
+t.test('an unreadable sector costs its block and nothing else', async (t) => {
+  const { builder, importSlot, positionSlot } = buildSample(checksum)
+  const io = new SimIo({ seed: 4, arenaMemory })
+  await io.runUntil(builder.save(io, POOL_PATH))
+  const breakAt = (path: string, slot: number): void => {
+    const offsetBytes = slot * BLOCK_SIZE_BYTES
+    const where = { path, skip: 0, times: 1000, offsetBytes, lengthBytes: 512 }
+    io.addFault({ kind: 'read-error', errno: 5, ...where })
+  }
+  breakAt('0000000002.seg', importSlot + 7)
+  const report = await io.runUntil(checkPool(io, checksum, POOL_PATH))
+  t.strictSame(
+    report?.errors.map(({ code, affected }) => ({ code, affected })),
+    [
+      {
+        code: 'read-failed',
+        affected: [{ disk: 'c', offsetBytes: 7 * BLOCK_SIZE_BYTES, lengthBytes: BLOCK_SIZE_BYTES }],
+      },
+    ],
+  )
+  t.equal(report?.verifiedBytes, ((report?.liveBlockCount ?? 0) - 1) * BLOCK_SIZE_BYTES)
+  const places: [string, number][] = [
+    ['0000000001.seg', 0],
+    ['0000000001.seg', FOOTER_SLOT],
+    ['0000000001.seg', FOOTER_SLOT - 1],
+    ['0000000003.seg', positionSlot],
+    ['superblock', 0],
+  ]
+  for (const [path, slot] of places) {
+    io.disk.clearFaults()
+    breakAt(path, slot)
+    const broken = await io.runUntil(checkPool(io, checksum, POOL_PATH))
+    const found = broken === undefined ? [] : codesOf(broken)
+    t.ok(found.includes('read-failed'), `${path} slot ${slot}: ${found.join(', ')}`)
+  }
+  t.equal(io.arena.usedBytes, 0)
+})
+
 t.test('progress ends at the number of live bytes', async (t) => {
   const io = new SimIo({ seed: 3, arenaMemory })
   await io.runUntil(buildSample(checksum).builder.save(io, POOL_PATH))
