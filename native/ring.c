@@ -173,7 +173,7 @@ static napi_value ring_submit_call(napi_env env, napi_callback_info info) {
   if (!varve_args(env, info, 1, args)) return NULL;
   struct ring *ring = ring_of(env, args[0]);
   if (ring == NULL) return NULL;
-  int result = ring_submit(ring, 0);
+  int result = ring_submit(ring);
   return varve_number(env, result < 0 ? result : ring->header[HEADER_QUEUED]);
 }
 

@@ -13,8 +13,6 @@ enum {
   HEADER_QUEUED,
   HEADER_PAIRS,
   HEADER_HOOKS,
-  HEADER_WAIT_MICROS,
-  HEADER_IDLE_WAITS,
   HEADER_SCHEDULED,
   HEADER_WORDS
 };
@@ -45,8 +43,8 @@ struct ring {
 
 /* Moves what JavaScript has queued into the submission queue, when that is empty. */
 void ring_convert(struct ring *ring);
-/* Submits; waits up to `wait_micros` for a completion. 0, or -errno of the call. */
-int ring_submit(struct ring *ring, uint32_t wait_micros);
+/* Submits what is queued. 0, or -errno of the call. */
+int ring_submit(struct ring *ring);
 /* One burst of turns: the loop of DESIGN.md section 6. */
 void ring_run(struct ring *ring);
 void ring_schedule(struct ring *ring);

@@ -69,15 +69,12 @@ void ring_convert(struct ring *ring) {
   ring->header[HEADER_PAIRS] = 0;
 }
 
-int ring_submit(struct ring *ring, uint32_t wait_micros) {
+int ring_submit(struct ring *ring) {
   ring_convert(ring);
   uint32_t before = uring_unsubmitted(&ring->uring);
-  /* Waiting is for what is in flight: with nothing there it would only cost time. */
-  uint32_t wait = before + ring->in_flight > 0 && uring_ready(&ring->uring) == 0 ? wait_micros : 0;
-  int result = uring_enter(&ring->uring, wait);
+  int result = uring_enter(&ring->uring);
   ring->in_flight += before - uring_unsubmitted(&ring->uring);
-  if (wait > 0 && uring_ready(&ring->uring) == 0) ring->header[HEADER_IDLE_WAITS]++;
-  return result < 0 && result != -ETIME ? result : 0;
+  return result < 0 ? result : 0;
 }
 
 /* Takes completions into the array of pairs (slot, result). */
@@ -131,10 +128,8 @@ void ring_run(struct ring *ring) {
     } else if (turn > 0 && !has_work(ring)) {
       break;
     }
-    uint32_t wait = count > 0 ? (uint32_t)ring->header[HEADER_WAIT_MICROS] : 0;
-    if (ring->header[HEADER_HOOKS] > 0) wait = 0;
     /* The kernel is out of memory or was interrupted: come back in the next round. */
-    if (ring_submit(ring, wait) < 0) break;
+    if (ring_submit(ring) < 0) break;
   }
   ring->is_running = 0;
   if (ring->is_closing) {

@@ -9,11 +9,11 @@
 
 /*
  * Single mapping, completions never dropped, arguments read at submission, sockets polled inside
- * the kernel, waits with a time limit: all of Linux 5.11.
+ * the kernel, workers that are threads of ours: all of Linux 5.12.
  */
 static const uint32_t FEATURES_NEEDED = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP |
                                         IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL |
-                                        IORING_FEAT_EXT_ARG;
+                                        IORING_FEAT_NATIVE_WORKERS;
 
 static int setup(uint32_t entries, uint32_t completion_entries, struct io_uring_params *params) {
   uint32_t base = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
@@ -100,20 +100,12 @@ uint32_t uring_unsubmitted(const struct uring *uring) {
   return uring->local_tail - __atomic_load_n(uring->sq_head, __ATOMIC_ACQUIRE);
 }
 
-int uring_enter(struct uring *uring, uint32_t wait_micros) {
+int uring_enter(struct uring *uring) {
   __atomic_store_n(uring->sq_tail, uring->local_tail, __ATOMIC_RELEASE);
   uint32_t count = uring_unsubmitted(uring);
-  struct __kernel_timespec limit = {.tv_nsec = (long long)wait_micros * 1000};
-  struct io_uring_getevents_arg argument = {.ts = (uint64_t)(uintptr_t)&limit};
-  long result;
-  if (wait_micros > 0) {
-    result = syscall(SYS_io_uring_enter, uring->fd, count, 1,
-                     IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument, sizeof argument);
-  } else {
-    uint32_t flags = uring_overflown(uring) ? IORING_ENTER_GETEVENTS : 0;
-    if (count == 0 && flags == 0) return 0;
-    result = syscall(SYS_io_uring_enter, uring->fd, count, 0, flags, NULL, 0);
-  }
+  uint32_t flags = uring_overflown(uring) ? IORING_ENTER_GETEVENTS : 0;
+  if (count == 0 && flags == 0) return 0;
+  long result = syscall(SYS_io_uring_enter, uring->fd, count, 0, flags, NULL, 0);
   return result < 0 ? -errno : (int)result;
 }
 

@@ -29,8 +29,8 @@ void uring_close(struct uring *uring);
 struct io_uring_sqe *uring_next(struct uring *uring);
 /* Entries written that the kernel has not taken. */
 uint32_t uring_unsubmitted(const struct uring *uring);
-/* Submits, and waits up to `wait_micros` for a completion. Entries taken, or -errno. */
-int uring_enter(struct uring *uring, uint32_t wait_micros);
+/* Submits what was written; waits for nothing. Entries taken, or -errno. */
+int uring_enter(struct uring *uring);
 
 /* Completions that can be taken now. */
 uint32_t uring_ready(const struct uring *uring);

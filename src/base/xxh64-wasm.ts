@@ -8,7 +8,7 @@ import { assert } from './assert.ts'
 import type { Checksum } from './checksum.ts'
 import { BLOCK_SIZE_BYTES } from './units.ts'
 
-type HashRaw = (bytes: Uint8Array, seed?: bigint) => bigint
+type HashRaw = (bytes: Uint8Array) => bigint
 
 class WasmChecksum implements Checksum {
   readonly #hash: HashRaw
@@ -66,5 +66,5 @@ class WasmChecksum implements Checksum {
 /** Compiles the WebAssembly module; a few milliseconds. */
 export async function openWasmChecksum(): Promise<Checksum> {
   const api = await xxhash()
-  return new WasmChecksum(api.h64Raw)
+  return new WasmChecksum((bytes) => api.h64Raw(bytes))
 }

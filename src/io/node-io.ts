@@ -5,8 +5,6 @@
 import { fdatasync, read, writevSync } from 'node:fs'
 import { assert, assertSafe } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
-import type { Binding } from '../native/binding.ts'
-import type { Arena } from './arena.ts'
 import type {
   IoCompletion,
   IoFile,
@@ -29,11 +27,6 @@ export class NodeIo extends PosixIo {
   readonly kind = 'node'
   readonly #turn = new NodeTurn()
   readonly #listeners = new Set<NodeListener>()
-
-  /** `binding`: for locks and hole punching only; may be null. */
-  constructor(arena: Arena, binding: Binding | null) {
-    super(arena, binding)
-  }
 
   read(
     file: IoFile,
@@ -92,10 +85,7 @@ export class NodeIo extends PosixIo {
     this.#turn.atTurnEnd(hook)
   }
 
-  async listen(
-    address: SocketAddress,
-    accept: (socket: IoSocket) => void,
-  ): Promise<IoListener> {
+  async listen(address: SocketAddress, accept: (socket: IoSocket) => void): Promise<IoListener> {
     const listener = await NodeListener.open(address, this.arena, this.#turn, accept)
     this.#listeners.add(listener)
     return listener

@@ -24,6 +24,7 @@ export abstract class PosixIo implements Io {
   readonly arena: Arena
   readonly #files: NodeFiles
 
+  /** `binding`: for locks and hole punching; null where there is no addon. */
   constructor(arena: Arena, binding: Binding | null) {
     this.arena = arena
     this.#files = new NodeFiles(binding)
@@ -40,10 +41,7 @@ export abstract class PosixIo implements Io {
   abstract writeSync(file: IoFile, offsetBytes: number, vector: IoVector): number
   abstract sync(file: IoFile, completion: IoCompletion, tag: number): void
   abstract atTurnEnd(hook: TurnHook): void
-  abstract listen(
-    address: SocketAddress,
-    accept: (socket: IoSocket) => void,
-  ): Promise<IoListener>
+  abstract listen(address: SocketAddress, accept: (socket: IoSocket) => void): Promise<IoListener>
   abstract shutdown(): Promise<void>
 
   open(path: string, mode: OpenMode): Promise<IoFile> {

@@ -94,7 +94,7 @@ export class RingListener implements IoListener, IoCompletion {
       this.#binding.closeFd(fd)
       return
     }
-    this.#accept(new RingSocket(fd, peer, this.#ring, this.#binding))
+    this.#accept(new RingSocket(fd, peer, this.#ring.arena, this.#ring, this.#binding))
   }
 
   async #close(): Promise<void> {

@@ -6,6 +6,7 @@ import { Socket } from 'node:net'
 import { assert } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
 import type { Binding } from '../native/binding.ts'
+import type { Arena } from './arena.ts'
 import type { IoCompletion, IoSocket, IoVector } from './io.ts'
 import type { Ring } from './ring.ts'
 import { PIECES_PER_CALL_MAX } from './ring.ts'
@@ -18,6 +19,7 @@ const TAG_SEND = 2
 
 export class RingSocket implements IoSocket, IoCompletion {
   readonly peer: string
+  readonly arena: Arena
   readonly #binding: Binding
   readonly #ring: Ring
   #fd: number
@@ -36,9 +38,10 @@ export class RingSocket implements IoSocket, IoCompletion {
   #pieceCount = 0
   #sentBytes = 0
 
-  constructor(fd: number, peer: string, ring: Ring, binding: Binding) {
+  constructor(fd: number, peer: string, arena: Arena, ring: Ring, binding: Binding) {
     this.#fd = fd
     this.peer = peer
+    this.arena = arena
     this.#ring = ring
     this.#binding = binding
   }

@@ -2,7 +2,7 @@
  * An io_uring as a queue of operations. JavaScript writes operations into typed arrays, the addon
  * turns them into submissions once a turn, and hands completions back in another typed array:
  *
- *     header       queued, pairs, hooks, wait (µs), idle waits, scheduled
+ *     header       queued, pairs, hooks, scheduled
  *     operations   8 words each: kind, fd, slot, arena offset, length, first pair, pairs, -
  *     fileOffsets  one float64 an operation
  *     pairs        (arena offset, length), the pieces of sends
@@ -11,8 +11,9 @@
  * A *slot* remembers who is to be told. Slots are free-listed in typed arrays, so an operation
  * allocates nothing.
  *
- * Between turns the addon may wait in the kernel for the next completion instead of going through
- * the event loop, which costs several times as much. {@link WaitPolicy} says when that pays.
+ * Between bursts the process sleeps in Node's event loop and is woken by an eventfd. Waiting in
+ * the ring instead was measured: with a time limit it cost half as much again (a timer is dear in
+ * a virtual machine), without one it won 5 to 8 % and shut everything else out.
  */
 import { assert, assertSafe } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
@@ -20,15 +21,12 @@ import type { Binding, RingArrays, RingHandle } from '../native/binding.ts'
 import type { Arena } from './arena.ts'
 import type { IoCompletion, IoVector, TurnHook } from './io.ts'
 import { TurnHooks } from './turn-hooks.ts'
-import { WaitPolicy } from './wait-policy.ts'
 
 const HEADER_QUEUED = 0
 const HEADER_PAIRS = 1
 const HEADER_HOOKS = 2
-const HEADER_WAIT_MICROS = 3
-const HEADER_IDLE_WAITS = 4
-const HEADER_SCHEDULED = 5
-const HEADER_WORDS = 6
+const HEADER_SCHEDULED = 3
+const HEADER_WORDS = 4
 
 const OPERATION_WORDS = 8
 
@@ -81,7 +79,7 @@ function slotArrays(count: number): SlotArrays {
 
 export class Ring {
   readonly #binding: Binding
-  readonly #arena: Arena
+  readonly arena: Arena
   readonly #handle: RingHandle
   readonly #header = new Int32Array(HEADER_WORDS)
   readonly #operations = new Int32Array(OPERATIONS_MAX * OPERATION_WORDS)
@@ -89,7 +87,6 @@ export class Ring {
   readonly #pairs = new Uint32Array(PAIRS_MAX * 2)
   readonly #done = new Int32Array(DONE_MAX * 2)
   readonly #hooks = new TurnHooks()
-  readonly #wait = new WaitPolicy()
   #slots: SlotArrays = slotArrays(0)
   #completions: (IoCompletion | null)[] = []
   #freeSlot = NO_SLOT
@@ -99,7 +96,7 @@ export class Ring {
 
   private constructor(binding: Binding, arena: Arena, handle: (ring: Ring) => RingHandle) {
     this.#binding = binding
-    this.#arena = arena
+    this.arena = arena
     this.#growSlots(SLOTS_START)
     this.#handle = handle(this)
   }
@@ -256,7 +253,7 @@ export class Ring {
 
   #assertInArena(arenaOffset: number, lengthBytes: number): void {
     assert(
-      arenaOffset >= 0 && lengthBytes >= 0 && arenaOffset + lengthBytes <= this.#arena.sizeBytes,
+      arenaOffset >= 0 && lengthBytes >= 0 && arenaOffset + lengthBytes <= this.arena.sizeBytes,
       'an operation stays inside the arena',
     )
   }
@@ -295,13 +292,7 @@ export class Ring {
   }
 
   /** Returns where the operation's words begin. */
-  #queue(
-    kind: number,
-    fd: number,
-    slot: number,
-    arenaOffset: number,
-    lengthBytes: number,
-  ): number {
+  #queue(kind: number, fd: number, slot: number, arenaOffset: number, lengthBytes: number): number {
     const header = this.#header
     if (header[HEADER_QUEUED] === OPERATIONS_MAX) this.#submitNow()
     const operations = this.#operations
@@ -343,7 +334,6 @@ export class Ring {
     header[HEADER_HOOKS] = 0
     if (!this.#hooks.isEmpty) this.#hooks.run()
     header[HEADER_HOOKS] = this.#hooks.isEmpty ? 0 : 1
-    header[HEADER_WAIT_MICROS] = this.#wait.turnEnded(header[HEADER_IDLE_WAITS])
   }
 
   #complete(slot: number, result: number): void {

@@ -32,7 +32,7 @@ export function peerOf(socket: Socket): string {
 
 export class StreamSocket implements IoSocket {
   readonly peer: string
-  readonly #arena: Arena
+  readonly arena: Arena
   readonly #turn: NodeTurn
   readonly #stream: Socket
   #receiving: Receiving | null = null
@@ -46,15 +46,10 @@ export class StreamSocket implements IoSocket {
   /** Negative errno of the stream's failure; 0 while there is none. */
   #failure = 0
 
-  constructor(
-    stream: Socket,
-    peer: string,
-    arena: Arena,
-    turn: NodeTurn,
-  ) {
+  constructor(stream: Socket, peer: string, arena: Arena, turn: NodeTurn) {
     this.#stream = stream
     this.peer = peer
-    this.#arena = arena
+    this.arena = arena
     this.#turn = turn
     stream.on('readable', this.#onReadable)
     stream.on('end', this.#onEnd)
@@ -65,7 +60,7 @@ export class StreamSocket implements IoSocket {
   receive(arenaOffset: number, lengthBytes: number, completion: IoCompletion, tag: number): void {
     assert(this.#receiving === null, 'one receive is in flight at a time')
     assert(lengthBytes > 0, 'a receive has room for a byte')
-    assert(arenaOffset + lengthBytes <= this.#arena.sizeBytes, 'a receive fits the arena')
+    assert(arenaOffset + lengthBytes <= this.arena.sizeBytes, 'a receive fits the arena')
     this.#receiving = { arenaOffset, lengthBytes, completion, tag }
     this.#pump()
   }
@@ -85,9 +80,9 @@ export class StreamSocket implements IoSocket {
     for (let index = 0; index < count; index++) {
       const offset = pairs[2 * index]
       const end = offset + pairs[2 * index + 1]
-      assert(end <= this.#arena.sizeBytes, 'a sent piece lies in the arena')
+      assert(end <= this.arena.sizeBytes, 'a sent piece lies in the arena')
       const isLast = index === count - 1
-      const bytes = this.#arena.memory.subarray(offset, end)
+      const bytes = this.arena.memory.subarray(offset, end)
       if (isLast) stream.write(bytes, this.#onWritten)
       else stream.write(bytes)
     }
@@ -164,7 +159,7 @@ export class StreamSocket implements IoSocket {
     const chunk = this.#surplus ?? (this.#stream.read() as Buffer | null)
     if (chunk !== null) {
       const lengthBytes = Math.min(chunk.length, receiving.lengthBytes)
-      chunk.copy(this.#arena.memory, receiving.arenaOffset, 0, lengthBytes)
+      chunk.copy(this.arena.memory, receiving.arenaOffset, 0, lengthBytes)
       this.#surplus = lengthBytes === chunk.length ? null : chunk.subarray(lengthBytes)
       this.#finishReceive(lengthBytes)
     } else if (this.#isEnded) {

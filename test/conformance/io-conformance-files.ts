@@ -207,7 +207,8 @@ const CASES: Readonly<Record<string, Case>> = {
   'folders list sorted, rename replaces, remove removes': async (t, { io, folder }) => {
     await io.createDirectory(`${folder}/d`)
     t.match(await refusal(io.createDirectory(`${folder}/d`)), { code: 'exists' })
-    for (const name of ['b', 'a', 'c']) await io.close(await io.open(`${folder}/d/${name}`, 'create'))
+    for (const name of ['b', 'a', 'c'])
+      await io.close(await io.open(`${folder}/d/${name}`, 'create'))
     t.strictSame(await io.list(`${folder}/d`), ['a', 'b', 'c'])
     const file = await io.open(`${folder}/d/a`, 'write')
     writeBytes(io, file, 0, Buffer.from('from a'))

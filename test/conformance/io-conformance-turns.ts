@@ -183,10 +183,10 @@ const CASES: Readonly<Record<string, Case>> = {
 export async function turnConformance(t: Test, makeIo: MakeIo): Promise<void> {
   for (const [name, run] of Object.entries(CASES)) {
     await t.test(name, async (t) => {
-      const { io, folder, dispose } = await makeIo()
-      await run(t, io, folder)
-      await io.shutdown()
-      await dispose()
+      const world = await makeIo()
+      await run(t, world.io, world.folder)
+      await world.io.shutdown()
+      await world.dispose()
     })
   }
 }
