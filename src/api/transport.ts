@@ -100,7 +100,7 @@ export async function readJson(answer: IncomingMessage): Promise<unknown> {
 }
 
 /** The answer's lines, each one JSON value. */
-export async function* readJsonLines(answer: IncomingMessage): AsyncGenerator<unknown> {
+export async function* readJsonLines(answer: IncomingMessage): AsyncGenerator {
   const lines = createInterface({ input: answer, crlfDelay: Infinity })
   let failure: unknown = null
   answer.on('error', (error) => {

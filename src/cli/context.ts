@@ -9,12 +9,16 @@ import type { Daemon, ServeOptions } from '../daemon/serve.ts'
 
 /** The heavy half, loaded when a command first needs it: `daemon/embedded.ts`. */
 export interface Backend {
-  openService(poolPath: string, ioKind: IoKind): Promise<PoolService>
+  readonly openService: (poolPath: string, ioKind: IoKind) => Promise<PoolService>
   /** `capacityBytes` 0: all that its disk has. */
-  initPool(poolPath: string, ioKind: IoKind, options: { capacityBytes: number }): Promise<PoolInfo>
-  checkOffline(poolPath: string, ioKind: IoKind): Promise<CheckReport>
-  serve(options: ServeOptions, logLevel: string): Promise<Daemon>
-  inspectHost(poolPath: string | null): Promise<Finding[]>
+  readonly initPool: (
+    poolPath: string,
+    ioKind: IoKind,
+    options: { capacityBytes: number },
+  ) => Promise<PoolInfo>
+  readonly checkOffline: (poolPath: string, ioKind: IoKind) => Promise<CheckReport>
+  readonly serve: (options: ServeOptions, logLevel: string) => Promise<Daemon>
+  readonly inspectHost: (poolPath: string | null) => Promise<Finding[]>
 }
 
 export type SignalName = 'SIGINT' | 'SIGTERM' | 'SIGUSR1'

@@ -19,7 +19,7 @@ export function addProgressOption(command: Command): Command {
 }
 
 export interface ProgressDisplay {
-  update(progress: CopyProgress): void
+  readonly update: (progress: CopyProgress) => void
   /** Takes the bar away. Idempotent. */
   end(): void
 }
@@ -91,7 +91,7 @@ function jsonPainter(cli: Cli): Painter {
 async function barPainter(cli: Cli, verb: string): Promise<Painter> {
   const { SingleBar } = (await import('cli-progress')).default
   const bar = new SingleBar({
-    stream: cli.stderr as NodeJS.WriteStream,
+    stream: cli.stderr,
     format: `${verb} [{bar}] {percentage} % {done} of {whole}, {speed}`,
     hideCursor: true,
     clearOnComplete: true,

@@ -3,7 +3,7 @@
  * of them is carried out; see `api/operations.ts` for the contract.
  */
 import { chmod, rm } from 'node:fs/promises'
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { IncomingMessage, Server } from 'node:http'
 import { createAdaptorServer } from '@hono/node-server'
 import type { HttpBindings } from '@hono/node-server'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
@@ -208,7 +208,8 @@ export class ControlServer {
     const app = new Hono<Env>()
     const limit = bodyLimit({
       maxSize: JSON_BODY_BYTES_MAX,
-      onError: (c) => this.#refuse(c, new OperatingError('usage', 'the request is too large')),
+      onError: (c: Context<Env>) =>
+        this.#refuse(c, new OperatingError('usage', 'the request is too large')),
     })
     for (const name of Object.keys(UNARY_OPERATIONS) as (keyof UnaryOperations)[]) {
       const { method } = UNARY_OPERATIONS[name]
@@ -272,16 +273,10 @@ export class ControlServer {
       return this.#refuse(c, error)
     }
     const { incoming, outgoing } = c.env
-    const answer = new AnswerStream(outgoing as ServerResponse, operation.kind === 'download')
+    const answer = new AnswerStream(outgoing, operation.kind === 'download')
     const signal = AbortSignal.any([answer.signal, this.#stopping.signal])
     try {
-      const result = await STREAMING[name](
-        this.#service,
-        request,
-        answer,
-        signal,
-        incoming as IncomingMessage,
-      )
+      const result = await STREAMING[name](this.#service, request, answer, signal, incoming)
       this.#log.info({ operation: name, request }, 'done')
       await answer.event({ result })
     } catch (error) {

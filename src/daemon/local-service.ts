@@ -174,7 +174,7 @@ export class LocalService implements PoolService {
       const { clients } = await this.#pool.volume(name)
       if (clients.length > 0) {
         throw new OperatingError('busy', `${name} is in use by ${clients.join(', ')}`, {
-          hint: `Export a snapshot: \`varve snapshot ${name}@now\`, then \`varve export ${name}@now …\`.`,
+          hint: `Take a snapshot, \`varve snapshot ${name}@now\`, and export that.`,
           details: { name, clients },
         })
       }

@@ -11,7 +11,7 @@ import { TargetReader } from './target-reader.ts'
 import type { Piece } from './target-reader.ts'
 import { runsOf } from './zeros.ts'
 
-/** Takes an image from its start to its end without gaps; neither call is made before the last is done. */
+/** Takes an image from start to end without gaps; no call is made before the last is done. */
 export interface ImageSink {
   data(bytes: Uint8Array): Promise<void>
   zeros(lengthBytes: number): Promise<void>

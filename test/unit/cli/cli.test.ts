@@ -153,7 +153,9 @@ t.test('tree draws clones under what they were cloned from', async (t) => {
   await world.service.clone('web', ['web-test'])
   t.equal(
     (await run(world, 'tree', '-p')).out,
-    'golden  4096\n└─ golden@v1  4096\n   ├─ mail  12288\n   └─ web  8192\n      └─ web-test  16384\n',
+    ['golden  4096', '└─ golden@v1  4096', '   ├─ mail  12288', '   └─ web  8192']
+      .concat('      └─ web-test  16384', '')
+      .join('\n'),
   )
   const volumes = await world.service.volumes()
   const orphan = { ...volumes[0], name: 'orphan', origin: 'gone@x', snapshots: [] }
