@@ -153,12 +153,17 @@ export class MemoryTarget implements ExportTarget {
     const result = this.#record('extents', offsetBytes, lengthBytes, 0)
     out.count = 0
     let at = offsetBytes
-    while (result === 0 && at < offsetBytes + lengthBytes && out.count < out.lengths.length) {
+    while (result === 0 && at < offsetBytes + lengthBytes) {
       const block = Math.floor(at / BLOCK_BYTES)
       const end = Math.min((block + 1) * BLOCK_BYTES, this.sizeBytes)
-      out.lengths[out.count] = end - at
-      out.flags[out.count] = this.#flagsOf(block, context)
-      out.count += 1
+      const flags = this.#flagsOf(block, context)
+      if (out.count === 0 || out.flags[out.count - 1] !== flags) {
+        if (out.count === out.lengths.length) break
+        out.lengths[out.count] = 0
+        out.flags[out.count] = flags
+        out.count += 1
+      }
+      out.lengths[out.count - 1] += end - at
       at = end
     }
     this.#complete(completion, tag, result)

@@ -176,7 +176,7 @@ t.test('what is written is read back, simple and structured, at any size', async
       3 * MIB + 5,
       32 * MIB,
     ]) {
-      for (const offset of [0, 4095, 40 * MIB - length]) {
+      for (const offset of length > 4 * MIB ? [4095] : [0, 4095, 40 * MIB - length]) {
         cookie += 1n
         const payload = pattern(length, length + offset)
         const written = rig.ask({ type: WRITE, cookie, offset, payload })
@@ -414,81 +414,27 @@ t.test('BLOCK_STATUS describes every chosen context once', async (t) => {
 
 t.test('extents merge, stay in 32 bits, and only the last passes the request', async (t) => {
   const view = new DataView(new ArrayBuffer(4096))
-  const encode = (extents: [number, number][], length: number, isOne = false) => {
+  /** Extents as text: `length:flags`, in order. */
+  const encode = (text: string, length: number, isOne = false): string => {
+    const extents = text.split(' ').map((extent) => extent.split(':').map(Number))
     const list = {
-      lengths: Float64Array.from(extents.map(([bytes]) => bytes)),
-      flags: Uint32Array.from(extents.map(([, flags]) => flags)),
-      count: extents.length,
+      lengths: Float64Array.from(extents, ([bytes]) => bytes ?? 0),
+      flags: Uint32Array.from(extents, ([, flags]) => flags ?? 0),
+      count: text === '' ? 0 : extents.length,
     }
     const bytes = encodeExtents(view, 8, 7, list, length, isOne)
     const decoded = decodeExtents(Buffer.from(view.buffer, 8, bytes))
     t.equal(decoded.id, 7)
-    return decoded.extents
+    return decoded.extents.map((extent) => extent.join(':')).join(' ')
   }
-  t.strictSame(
-    encode(
-      [
-        [10, 1],
-        [20, 1],
-        [5, 0],
-        [0, 3],
-        [7, 0],
-      ],
-      100,
-    ),
-    [
-      [30, 1],
-      [5, 0],
-      [7, 0],
-    ],
-  )
-  t.strictSame(
-    encode(
-      [
-        [10, 1],
-        [2 ** 40, 0],
-      ],
-      100,
-    ),
-    [
-      [10, 1],
-      [2 ** 32 - 4096, 0],
-    ],
-  )
-  t.strictSame(
-    encode(
-      [
-        [2 ** 40, 0],
-        [5, 1],
-      ],
-      2 ** 32 - 1,
-    ),
-    [[2 ** 32 - 4096, 0]],
-  )
-  t.strictSame(
-    encode(
-      [
-        [100, 1],
-        [5, 0],
-      ],
-      100,
-    ),
-    [[100, 1]],
-    'nothing begins past the request',
-  )
-  t.strictSame(encode([[2 ** 33, 2]], 512, true), [[512, 2]])
-  t.strictSame(
-    encode(
-      [
-        [10, 1],
-        [20, 0],
-      ],
-      512,
-      true,
-    ),
-    [[10, 1]],
-  )
-  t.throws(() => encode([], 5), 'a target describes something')
+  const [huge, clipped] = [2 ** 40, 2 ** 32 - 4096]
+  t.equal(encode('10:1 20:1 5:0 0:3 7:0', 100), '30:1 5:0 7:0')
+  t.equal(encode(`10:1 ${huge}:0`, 100), `10:1 ${clipped}:0`)
+  t.equal(encode(`${huge}:0 5:1`, 2 ** 32 - 1), `${clipped}:0`)
+  t.equal(encode('100:1 5:0', 100), '100:1', 'nothing begins past the request')
+  t.equal(encode(`${huge}:2`, 512, true), '512:2')
+  t.equal(encode('10:1 20:0', 512, true), '10:1')
+  t.throws(() => encode('', 5), 'a target describes something')
 })
 
 t.test('CACHE reads its range up to a bound and sends nothing', async (t) => {
@@ -545,7 +491,7 @@ t.test('input cut anywhere gives the same replies', async (t) => {
     let start = 0
     for (const fields of requests) {
       const length = request(fields).length
-      for (let i = 0; i < 32; i += 1) edges.add(start + i)
+      for (let i = 0; i < 30; i += isStructured ? 1 : 5) edges.add(start + i)
       for (const back of [1, 2, 4095, 4096]) edges.add(start + Math.max(length - back, 0))
       start += length
     }
