@@ -12,8 +12,9 @@
  * allocates nothing.
  *
  * Between bursts the process sleeps in Node's event loop and is woken by an eventfd. Waiting in
- * the ring instead was measured: with a time limit it cost half as much again (a timer is dear in
- * a virtual machine), without one it won 5 to 8 % and shut everything else out.
+ * the ring instead was tried with one small request at a time: with a time limit it took half as
+ * much kernel time again (perhaps because arming a timer is dear in a virtual machine), without
+ * one its gain was within the noise, and it shut everything else out.
  */
 import { assert, assertSafe } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
