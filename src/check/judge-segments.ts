@@ -63,9 +63,13 @@ export function judgeUnused(
   return removableBytes
 }
 
-function isLeaked(superblock: Superblock, { id, kind, footer }: SurveyedSegment): boolean {
-  const { position, nextSegmentId, bulkSegmentIds } = superblock
-  if (footer !== null || id >= nextSegmentId || bulkSegmentIds.includes(id)) return false
+function isLeaked(
+  superblock: Superblock,
+  { id, kind, importId, footer }: SurveyedSegment,
+): boolean {
+  const { position, nextSegmentId, unfinishedIds } = superblock
+  if (footer !== null || id >= nextSegmentId) return false
+  if (unfinishedIds.includes(id) || unfinishedIds.includes(importId)) return false
   // Log segments from the position on are the log's, whether they hold a record yet or not.
   return kind === SegmentKind.bulk || id < position.segment
 }

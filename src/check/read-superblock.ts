@@ -89,7 +89,7 @@ function judgePage(page: SuperblockPage, newest: Superblock, findings: Findings)
 }
 
 function judgeFields(superblock: Superblock, findings: Findings): void {
-  const { position, catalogue, nextSegmentId, bulkSegmentIds } = superblock
+  const { position, catalogue, nextSegmentId, unfinishedIds } = superblock
   const nonsense = (fact: string): void => {
     findings.errors.add('superblock-nonsense', WHERE, fact)
   }
@@ -119,7 +119,7 @@ function judgeFields(superblock: Superblock, findings: Findings): void {
   if (catalogue.blockCount > 0 && catalogue.segment >= nextSegmentId) {
     nonsense(`the catalogue is in segment ${catalogue.segment}, the next one is ${nextSegmentId}`)
   }
-  for (const id of bulkSegmentIds) {
-    if (id < 1 || id >= nextSegmentId) nonsense(`no bulk segment can have the id ${id}`)
+  for (const id of unfinishedIds) {
+    if (id < 1 || id >= nextSegmentId) nonsense(`nothing unfinished can have the id ${id}`)
   }
 }

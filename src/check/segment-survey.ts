@@ -23,6 +23,8 @@ export interface SurveyedSegment {
   readonly id: number
   /** Null when neither header nor footer says. */
   readonly kind: SegmentKind | null
+  /** 0 for a log segment, and while the header does not say. */
+  readonly importId: number
   /** Its header page is sound. */
   readonly hasHeader: boolean
   /** Its header page is all zeros. */
@@ -111,6 +113,7 @@ async function surveySegment(context: SurveyContext, id: number): Promise<Survey
   const { poolId } = superblock
   const where = `segment ${id}`
   let headerKind: SegmentKind | null = null
+  let importId = 0
   let isHeaderBlank = false
   let result = await reader.readSlots(id, 0, 1)
   if (result < 0) {
@@ -118,6 +121,7 @@ async function surveySegment(context: SurveyContext, id: number): Promise<Survey
   } else {
     const header = tryDecodeSegmentHeader(reader.memory, reader.offsetBytes, poolId, checksum)
     headerKind = header?.kind ?? null
+    importId = header?.importId ?? 0
     const start = reader.offsetBytes
     isHeaderBlank = isZero(reader.memory, start, start + PAGE_SIZE_BYTES)
     if (header !== null && header.segment !== id) {
@@ -139,7 +143,7 @@ async function surveySegment(context: SurveyContext, id: number): Promise<Survey
   const usedSlotCount = footer?.usedSlotCount ?? (await findUsedSlots(context, id, kind))
   const stat = await reader.stat(`${SEGMENT_FOLDER}/${segmentFileName(id)}`)
   const hasHeader = headerKind !== null
-  return { id, kind, hasHeader, isHeaderBlank, footer, usedSlotCount, ...stat }
+  return { id, kind, importId, hasHeader, isHeaderBlank, footer, usedSlotCount, ...stat }
 }
 
 /** An open log segment ends where its headers end. */

@@ -78,9 +78,10 @@ export type CatalogueOperation =
       sizeBytes: number
       createdMs: number
       labels: Record<string, string>
-      /** What an import brought: its finished map and the bulk segments that hold its blocks. */
+      /** What an import brought: its finished map, and the id its bulk segments have. */
       root: RootAddress
-      segmentIds: number[]
+      /** 0: not from an import, or from one that needed no segment. */
+      importId: number
     }
   | {
       op: 'snapshot'
@@ -247,7 +248,7 @@ export function verifyOperation(value: unknown): CatalogueOperation {
         createdMs: number(line, 'createdMs'),
         labels: textMap(line, 'labels'),
         root: root(line),
-        segmentIds: numbers(line, 'segmentIds'),
+        importId: number(line, 'importId'),
       }
     case 'snapshot':
       return {

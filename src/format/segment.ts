@@ -12,7 +12,7 @@
  *   12   4  segment id                       12    4  segment id
  *   16  16  pool id                          16   16  pool id
  *   32   4  kind: 1 log, 2 bulk              32    4  kind
- *   36   4  zero                             36    4  encoding: 1 raw
+ *   36   4  import id, 0 for a log segment   36    4  encoding: 1 raw
  * 4088   8  checksum                         40    4  used slots: first slot never written
  *                                            44    4  zero
  *                                            48  256  XXH64 of each table page
@@ -57,7 +57,7 @@ export const DATA_SLOT_FIRST = 1
 /** First slot that cannot. */
 export const DATA_SLOT_END: number = TABLE_SLOT
 
-const HEADER = layout({ magic: 8, formatVersion: 4, segment: 4, poolId: 16, kind: 4, reserved: 4 })
+const HEADER = layout({ magic: 8, formatVersion: 4, segment: 4, poolId: 16, kind: 4, importId: 4 })
 const FOOTER = layout({
   magic: 8,
   formatVersion: 4,
@@ -90,6 +90,8 @@ export function tryParseSegmentFileName(name: string): number | null {
 export interface SegmentHeader {
   segment: number
   kind: SegmentKind
+  /** The first segment of the import a bulk segment belongs to; 0 for a log segment. */
+  importId: number
 }
 
 function isKind(kind: number): kind is SegmentKind {
@@ -110,6 +112,7 @@ export function encodeSegmentHeader(
   view.setUint32(HEADER.segment, header.segment, true)
   copyBytes(poolId, view, HEADER.poolId)
   view.setUint32(HEADER.kind, header.kind, true)
+  view.setUint32(HEADER.importId, header.importId, true)
   sealPage(memory, offsetBytes, checksum)
 }
 
@@ -125,7 +128,9 @@ export function tryDecodeSegmentHeader(
   if (view.getUint32(HEADER.formatVersion, true) !== FORMAT_VERSION) return null
   if (!bytesEqual(poolId, view, HEADER.poolId)) return null
   const kind = view.getUint32(HEADER.kind, true)
-  return isKind(kind) ? { segment: view.getUint32(HEADER.segment, true), kind } : null
+  if (!isKind(kind)) return null
+  const segment = view.getUint32(HEADER.segment, true)
+  return { segment, kind, importId: view.getUint32(HEADER.importId, true) }
 }
 
 export interface SegmentFooter {

@@ -22,8 +22,10 @@
  *    104   4  catalogue: segment \
  *    108   4  catalogue: slot     > the newest part of the catalogue chain
  *    112   4  catalogue: blocks  /
- *    116   4  number of bulk segments being filled at the checkpoint
- *    120   …  their ids, u32 each, at most SUPERBLOCK_BULK_COUNT_MAX
+ *    116   4  number of unfinished ids
+ *    120   …  unfinished ids, u32 each, at most SUPERBLOCK_UNFINISHED_COUNT_MAX: imports being
+ *            filled, by their import id, and segments about to be removed. What has such an id is
+ *            to be removed at the next open, unless a replayed `create` takes the import over
  *   4088   8  checksum
  */
 import type { Checksum } from '../base/checksum.ts'
@@ -68,12 +70,12 @@ const FIELD = layout({
   catalogueSegment: 4,
   catalogueSlot: 4,
   catalogueBlockCount: 4,
-  bulkCount: 4,
+  unfinishedCount: 4,
 })
 assert(FIELD.endOffset === 120, 'the superblock is as drawn')
 
-/** More imports at once than anybody starts; each fills one segment at a time. */
-export const SUPERBLOCK_BULK_COUNT_MAX: number = (PAGE_CHECKSUM_OFFSET - FIELD.endOffset) / 4
+/** More imports at once than anybody starts. */
+export const SUPERBLOCK_UNFINISHED_COUNT_MAX: number = (PAGE_CHECKSUM_OFFSET - FIELD.endOffset) / 4
 
 /** Where the log continues: the next record's place, number and predecessor. */
 export interface LogPosition {
@@ -98,7 +100,7 @@ export interface Superblock {
   nextDiskId: number
   /** Zeros when the catalogue is empty. */
   catalogue: { segment: number; slot: number; blockCount: number }
-  bulkSegmentIds: number[]
+  unfinishedIds: number[]
 }
 
 export type SuperblockVerdict =
@@ -112,7 +114,7 @@ export function encodeSuperblock(
   checksum: Checksum,
 ): void {
   assert(page.length === PAGE_SIZE_BYTES, 'a superblock is one page')
-  assert(superblock.bulkSegmentIds.length <= SUPERBLOCK_BULK_COUNT_MAX, 'bulk segments fit')
+  assert(superblock.unfinishedIds.length <= SUPERBLOCK_UNFINISHED_COUNT_MAX, 'unfinished ids fit')
   page.fill(0)
   const view = pageView(page, 0)
   writeMagic(view, SUPERBLOCK_MAGIC)
@@ -135,8 +137,8 @@ export function encodeSuperblock(
   view.setUint32(FIELD.catalogueSegment, superblock.catalogue.segment, true)
   view.setUint32(FIELD.catalogueSlot, superblock.catalogue.slot, true)
   view.setUint32(FIELD.catalogueBlockCount, superblock.catalogue.blockCount, true)
-  view.setUint32(FIELD.bulkCount, superblock.bulkSegmentIds.length, true)
-  superblock.bulkSegmentIds.forEach((id, i) => view.setUint32(FIELD.endOffset + 4 * i, id, true))
+  view.setUint32(FIELD.unfinishedCount, superblock.unfinishedIds.length, true)
+  superblock.unfinishedIds.forEach((id, i) => view.setUint32(FIELD.endOffset + 4 * i, id, true))
   sealPage(page, 0, checksum)
 }
 
@@ -152,14 +154,14 @@ export function decodeSuperblock(page: Uint8Array, checksum: Checksum): Superblo
   const createdMs = tryUint53(view, FIELD.createdMs)
   const capacityBytes = tryUint53(view, FIELD.capacityBytes)
   const sequence = tryUint53(view, FIELD.sequence)
-  const bulkCount = view.getUint32(FIELD.bulkCount, true)
+  const unfinishedCount = view.getUint32(FIELD.unfinishedCount, true)
   if (generation === null || createdMs === null || capacityBytes === null || sequence === null) {
     return { kind: 'invalid' }
   }
-  if (bulkCount > SUPERBLOCK_BULK_COUNT_MAX) return { kind: 'invalid' }
-  const bulkSegmentIds: number[] = []
-  for (let i = 0; i < bulkCount; i += 1) {
-    bulkSegmentIds.push(view.getUint32(FIELD.endOffset + 4 * i, true))
+  if (unfinishedCount > SUPERBLOCK_UNFINISHED_COUNT_MAX) return { kind: 'invalid' }
+  const unfinishedIds: number[] = []
+  for (let i = 0; i < unfinishedCount; i += 1) {
+    unfinishedIds.push(view.getUint32(FIELD.endOffset + 4 * i, true))
   }
   return {
     kind: 'valid',
@@ -188,7 +190,7 @@ export function decodeSuperblock(page: Uint8Array, checksum: Checksum): Superblo
         slot: view.getUint32(FIELD.catalogueSlot, true),
         blockCount: view.getUint32(FIELD.catalogueBlockCount, true),
       },
-      bulkSegmentIds,
+      unfinishedIds,
     },
   }
 }

@@ -77,6 +77,11 @@ export class BulkVolumeImport implements BulkImport {
     return this.#writer.segmentIds
   }
 
+  /** What its segments carry; 0 until there is one. */
+  get importId(): number {
+    return this.#writer.importId
+  }
+
   /** The map so far; reclaim keeps what it refers to. */
   get root(): MapRoot {
     return this.#root
@@ -117,7 +122,7 @@ export class BulkVolumeImport implements BulkImport {
         createdMs: this.#core.io.wallClockMs(),
         labels: request.labels ?? {},
         root: address === null ? null : [address.segment, address.slot],
-        segmentIds: this.segmentIds,
+        importId: this.importId,
       }
     })
     this.#end()

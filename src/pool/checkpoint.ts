@@ -30,7 +30,7 @@ const NO_PART: PartAddress = { segment: 0, slot: 0, blockCount: 0 }
 export class Checkpointer {
   readonly #core: PoolCore
   readonly #file: SuperblockFile
-  readonly #openBulkIds: () => number[]
+  readonly #unfinishedIds: () => number[]
   /** The parts that make up the newest checkpoint's catalogue, oldest first. */
   #chain: PartAddress[]
   #running: Promise<void> | null = null
@@ -40,12 +40,12 @@ export class Checkpointer {
     core: PoolCore,
     file: SuperblockFile,
     chain: PartAddress[],
-    openBulkIds: () => number[],
+    unfinishedIds: () => number[],
   ) {
     this.#core = core
     this.#file = file
     this.#chain = chain
-    this.#openBulkIds = openBulkIds
+    this.#unfinishedIds = unfinishedIds
   }
 
   /** Log bytes written since the last checkpoint: what a recovery would replay. */
@@ -89,7 +89,7 @@ export class Checkpointer {
         position,
         nextSegmentId: store.nextId,
         nextDiskId: catalogue.nextDiskId,
-        bulkSegmentIds: this.#openBulkIds(),
+        unfinishedIds: this.#unfinishedIds(),
       }
     })
     this.#chain = fixed.chain
@@ -105,7 +105,7 @@ export class Checkpointer {
         nextSegmentId: fixed.nextSegmentId,
         nextDiskId: fixed.nextDiskId,
         catalogue: part,
-        bulkSegmentIds: fixed.bulkSegmentIds,
+        unfinishedIds: fixed.unfinishedIds,
       }
     })
   }

@@ -129,9 +129,16 @@ async function assemble(
   }
   await core.space.refresh()
   const imports = new Set<BulkVolumeImport>()
-  const openBulkIds = (): number[] => [...imports].flatMap((one) => one.segmentIds)
-  const checkpointer = new Checkpointer(core, superblock, recovered.parts, openBulkIds)
+  // Named in the checkpoint until they are gone, so that a cut in between does not leak them.
+  let deadIds = recovered.deadIds
+  const unfinishedIds = (): number[] => {
+    const importIds = [...imports].map((one) => one.importId).filter((id) => id !== 0)
+    return [...importIds, ...deadIds]
+  }
+  const checkpointer = new Checkpointer(core, superblock, recovered.parts, unfinishedIds)
   await checkpointer.run()
-  for (const id of recovered.deadIds) await store.delete(id)
+  for (const id of deadIds) await store.delete(id)
+  if (deadIds.length > 0) await store.syncFolder()
+  deadIds = []
   return { core, lock, superblock, checkpointer, imports }
 }

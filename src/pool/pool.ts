@@ -150,7 +150,7 @@ export class Pool implements PoolOperations {
       nextSegmentId: 1,
       nextDiskId: 1,
       catalogue: { segment: 0, slot: 0, blockCount: 0 },
-      bulkSegmentIds: [],
+      unfinishedIds: [],
     })
     await io.syncDirectory(path)
     await io.syncDirectory(dirname(path))

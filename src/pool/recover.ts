@@ -40,18 +40,18 @@ export async function recover(parts: Parts, superblock: Superblock): Promise<Rec
   const { io, store, catalogue } = parts
   store.reserveIdsBelow(superblock.nextSegmentId)
   catalogue.reserveIdsBelow(superblock.nextDiskId)
-  const replay = new LogReplay(io, store, superblock.position)
+  const replay = new LogReplay(io, store, superblock.position, superblock.clean)
   try {
     await replay.prepare()
     const chainParts = await loadCatalogue(store, catalogue, superblock.catalogue)
     const replayer = new Replayer(parts)
     const end = await replay.run((record) => replayer.visit(record))
-    const bulkIds = await orphanBulkIds(store, superblock, replayer.adoptedIds)
+    const orphans = await orphanIds(store, superblock, replayer.adoptedIds)
     return {
       chain: end.chain,
       recordCount: end.recordCount,
       parts: chainParts,
-      deadIds: [...new Set([...end.abandonedIds, ...bulkIds])],
+      deadIds: [...new Set([...end.abandonedIds, ...orphans])],
     }
   } finally {
     replay.close()
@@ -89,20 +89,28 @@ async function readPart(store: SegmentStore, at: PartAddress): Promise<Uint8Arra
   return bytes
 }
 
-/** Bulk segments that were being filled at the crash and that no import took over. */
-async function orphanBulkIds(
+/**
+ * Segments that the checkpoint called unfinished, or that did not exist then and are not the
+ * log's, and that no replayed `create` took over.
+ */
+async function orphanIds(
   store: SegmentStore,
   superblock: Superblock,
   adoptedIds: ReadonlySet<number>,
 ): Promise<number[]> {
-  const open = new Set(superblock.bulkSegmentIds)
+  const unfinished = new Set(superblock.unfinishedIds)
+  // An import's id is its first segment's: no segment of it is older.
+  const oldestId = Math.min(superblock.nextSegmentId, ...superblock.unfinishedIds)
   const orphans: number[] = []
   for (const id of store.ids()) {
-    if (adoptedIds.has(id)) continue
-    if (!open.has(id) && id < superblock.nextSegmentId) continue
-    const kind = await store.readKind(store.get(id))
-    // A torn header: the file was being created. Log segments are judged by the replay.
-    if (kind === null || kind === SegmentKind.bulk) orphans.push(id)
+    if (id < oldestId) continue
+    const state = store.get(id)
+    const kind = await store.readKind(state)
+    if (adoptedIds.has(state.importId)) continue
+    // Log segments from the position on are judged by the replay. No kind means a torn header:
+    // the file was being created.
+    const isNew = id >= superblock.nextSegmentId && kind !== SegmentKind.log
+    if (isNew || unfinished.has(id) || unfinished.has(state.importId)) orphans.push(id)
   }
   return orphans
 }
@@ -148,7 +156,7 @@ class Replayer {
       await this.#reside(unmapped.disk.id, unmapped.blockIndex, unmapped.count)
     }
     if (operation.op === 'create') {
-      for (const id of operation.segmentIds) this.adoptedIds.add(id)
+      if (operation.importId !== 0) this.adoptedIds.add(operation.importId)
     }
     catalogue.apply(operation)
   }

@@ -48,6 +48,7 @@ export class SuperblockFile {
     const self = new SuperblockFile(io, checksum, file)
     try {
       await self.#load(poolPath)
+      await self.#makeDurable()
     } catch (error) {
       await self.close()
       throw error
@@ -62,19 +63,31 @@ export class SuperblockFile {
   /** Writes the next generation over the older page and syncs it. */
   async write(change: (before: Superblock) => Superblock): Promise<void> {
     const next = { ...change(this.current), generation: this.current.generation + 1 }
+    await this.#put(next)
+    this.#current = next
+  }
+
+  async #put(superblock: Superblock): Promise<void> {
     const { memory } = this.#io.arena
     const page = memory.subarray(this.#page, this.#page + PAGE_SIZE_BYTES)
-    encodeSuperblock(next, page, this.#checksum)
+    encodeSuperblock(superblock, page, this.#checksum)
     const vector = { pairs: Uint32Array.of(this.#page, PAGE_SIZE_BYTES), count: 1 }
-    const offsetBytes = (next.generation % PAGE_COUNT) * PAGE_SIZE_BYTES
+    const offsetBytes = (superblock.generation % PAGE_COUNT) * PAGE_SIZE_BYTES
     this.#verify(this.#io.writeSync(this.#file, offsetBytes, vector), 'written')
     this.#verify(await ioResult((completion) => this.#io.sync(this.#file, completion, 0)), 'synced')
-    this.#current = next
   }
 
   async close(): Promise<void> {
     this.#io.arena.free(this.#page, PAGE_SIZE_BYTES)
     await this.#io.close(this.#file)
+  }
+
+  /**
+   * What was just read may be in the page cache only: a sync that failed leaves it there, clean.
+   * Written again and synced before the *other* page is ever touched, there is always a sound one.
+   */
+  #makeDurable(): Promise<void> {
+    return this.#put(this.current)
   }
 
   async #load(poolPath: string): Promise<void> {

@@ -85,7 +85,7 @@ export async function createVolume(core: PoolCore, request: CreateVolume): Promi
       createdMs: core.io.wallClockMs(),
       labels: request.labels ?? {},
       root: null,
-      segmentIds: [],
+      importId: 0,
     }
   })
 }

@@ -33,6 +33,11 @@ export class BulkWriter {
     return this.#states.map((state) => state.id)
   }
 
+  /** What its segments carry; 0 until there is one. */
+  get importId(): number {
+    return this.#states[0]?.importId ?? 0
+  }
+
   /** Slots left in the segment being filled. */
   get slotsLeft(): number {
     return this.#current === null ? 0 : DATA_SLOT_END - this.#slot
@@ -41,7 +46,7 @@ export class BulkWriter {
   /** Seals what is being filled and begins the next segment. */
   async roll(): Promise<void> {
     this.#sealCurrent()
-    this.#current = await this.#store.create(SegmentKind.bulk)
+    this.#current = await this.#store.create(SegmentKind.bulk, this.importId)
     this.#current.pinCount += 1
     this.#states.push(this.#current)
     this.#slot = DATA_SLOT_FIRST
@@ -87,7 +92,9 @@ export class BulkWriter {
     await Promise.allSettled(this.#syncs)
     if (this.#current !== null) this.#store.unpin(this.#current)
     this.#current = null
-    for (const state of this.#states.splice(0)) await this.#store.delete(state.id)
+    const states = this.#states.splice(0)
+    for (const state of states) await this.#store.delete(state.id)
+    if (states.length > 0) await this.#store.syncFolder()
   }
 
   #sealCurrent(): void {

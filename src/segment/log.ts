@@ -276,6 +276,7 @@ export class Log {
     await this.#spareComing
     if (this.#spare !== null) await this.#store.delete(this.#spare.id)
     this.#spare = null
+    await this.syncs.close()
     if (this.failure === 0) await this.#closeOpen(this.#open())
     this.#io.arena.free(this.#staging, PAGE_SIZE_BYTES + SEAL_BYTES)
   }

@@ -6,6 +6,11 @@
  * valid in it, and the log goes on in a new one. Segments that hold only abandoned records are
  * reported, to be removed once a new checkpoint is durable.
  *
+ * What is replayed may be in the page cache only: the process may have died before a sync, or
+ * after one that failed, which leaves lost pages clean, so that no later sync would write them.
+ * Therefore every replayed record is written again, the same bytes to the same slots, and synced
+ * with its segment's footer before a checkpoint can refer to it.
+ *
  * A tear and rot look alike at the place itself. They differ in what was written later: each
  * record says up to where the log was durable at that time. If anything past the end says the
  * missing record was durable, it was acknowledged and has been lost: `log-gap`, not a tear. An
@@ -14,9 +19,10 @@
  */
 import { assert, must } from '../base/assert.ts'
 import { CorruptionError } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES, SEGMENT_SLOT_COUNT } from '../base/units.ts'
 import { DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { LogPosition } from '../format/superblock.ts'
-import type { Io } from '../io/io.ts'
+import type { Io, IoFile } from '../io/io.ts'
 import type { ChainEnd, ScanEnd, ScannedRecord } from './scan.ts'
 import { SegmentScanner } from './scan.ts'
 import { SEAL_BYTES, sealSegment } from './seal.ts'
@@ -38,13 +44,17 @@ export class LogReplay {
   readonly #store: SegmentStore
   readonly #scanner: SegmentScanner
   readonly #position: LogPosition
-  /** Places past a tear where evidence of lost records could lie. */
-  readonly #remains: { state: SegmentState; slot: number }[] = []
+  readonly #isClean: boolean
+  /** Segments with replayed records, and the slot each ends at. */
+  readonly #ends: { state: SegmentState; slot: number }[] = []
+  readonly #abandoned: SegmentState[] = []
 
-  constructor(io: Io, store: SegmentStore, position: LogPosition) {
+  /** `isClean`: the pool was closed, so that nothing follows `position`. */
+  constructor(io: Io, store: SegmentStore, position: LogPosition, isClean: boolean) {
     this.#io = io
     this.#store = store
     this.#position = position
+    this.#isClean = isClean
     this.#scanner = new SegmentScanner(io, store)
   }
 
@@ -66,7 +76,12 @@ export class LogReplay {
         details: { segment },
       })
     }
-    if (!(await this.#store.readSealed(state))) await this.#rebuildTable(state, slot)
+    // After a clean close the footer is as good as the records, and nothing is to be replayed.
+    if (this.#isClean && (await this.#store.readSealed(state))) {
+      await this.#store.prepare(state, 0, SEGMENT_SLOT_COUNT)
+    } else {
+      await this.#rebuildTable(state, slot)
+    }
   }
 
   /** Visits every record. Rejects `log-gap`, an I/O error, or with what `visit` throws. */
@@ -74,7 +89,6 @@ export class LogReplay {
     const { segment, slot } = this.#position
     let chain: ChainEnd = this.#position
     let recordCount = 0
-    const abandonedIds: number[] = []
     const replaySegment = async (state: SegmentState, from: number): Promise<void> => {
       const end = await this.#replaySegment(state, from, chain, visit)
       chain = end.chain ?? chain
@@ -86,15 +100,15 @@ export class LogReplay {
       const state = this.#store.get(id)
       if ((await this.#store.readKind(state)) === SegmentKind.bulk) continue
       if (state.kind !== null && (await this.#scanner.peek(state, chain))) {
-        if (!(await this.#store.readSealed(state))) state.beginTable()
+        state.beginTable()
         await replaySegment(state, DATA_SLOT_FIRST)
         continue
       }
-      abandonedIds.push(id)
-      this.#remains.push({ state, slot: DATA_SLOT_FIRST })
+      this.#abandoned.push(state)
     }
     await this.#verifyNothingLost(chain.sequence)
-    return { chain, recordCount, abandonedIds }
+    for (const { state, slot: endSlot } of this.#ends) await this.#seal(state, endSlot)
+    return { chain, recordCount, abandonedIds: this.#abandoned.map((state) => state.id) }
   }
 
   async #replaySegment(
@@ -103,14 +117,26 @@ export class LogReplay {
     chain: ChainEnd,
     visit: RecordVisitor,
   ): Promise<ScanEnd> {
-    const isOpen = !state.sealed
+    const file = await this.#store.openFile(state)
     const end = await this.#scanner.scan(state, slot, chain, async (record) => {
-      if (isOpen) noteChecksums(state, record)
+      noteChecksums(state, record)
+      this.#writeAgain(file, state, record)
       await visit(record)
     })
-    if (isOpen) await this.#seal(state, end.slot)
-    this.#remains.push({ state, slot: end.slot })
+    this.#ends.push({ state, slot: end.slot })
     return end
+  }
+
+  /** Puts a record into the page cache once more, as it is; see the head of the file. */
+  #writeAgain(file: IoFile, state: SegmentState, record: ScannedRecord): void {
+    const lengthBytes = (1 + record.header.blockCount) * BLOCK_SIZE_BYTES
+    const pairs = Uint32Array.of(record.blocksOffset - BLOCK_SIZE_BYTES, lengthBytes)
+    const offsetBytes = (record.firstBlockSlot - 1) * BLOCK_SIZE_BYTES
+    this.#store.mustSucceed(
+      this.#io.writeSync(file, offsetBytes, { pairs, count: 1 }),
+      'write',
+      state.id,
+    )
   }
 
   /** Checksums of what lies before the checkpoint in a segment that was still open then. */
@@ -142,7 +168,8 @@ export class LogReplay {
   }
 
   async #verifyNothingLost(sequence: number): Promise<void> {
-    for (const { state, slot } of this.#remains) {
+    const remains = this.#abandoned.map((state) => ({ state, slot: DATA_SLOT_FIRST }))
+    for (const { state, slot } of [...this.#ends, ...remains]) {
       const durable = await this.#scanner.highestDurable(state, slot)
       if (durable <= sequence) continue
       throw new CorruptionError(

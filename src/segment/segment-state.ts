@@ -15,6 +15,8 @@ export class SegmentState {
   readonly id: number
   /** Null until its header or footer was read. */
   kind: SegmentKind | null = null
+  /** Of a bulk segment, once its header was read. */
+  importId = 0
   /**
    * False while it is being filled: then its whole checksum table is here. True: table pages are
    * loaded when needed and may be dropped again.

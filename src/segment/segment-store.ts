@@ -9,9 +9,9 @@ import type { Checksum } from '../base/checksum.ts'
 import { CorruptionError, OperatingError, Errno } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
-import type { SegmentKind } from '../format/segment.ts'
 import {
   FOOTER_SLOT,
+  SegmentKind,
   TABLE_PAGE_COUNT,
   TABLE_SLOT,
   encodeSegmentHeader,
@@ -75,7 +75,8 @@ export class SegmentStore {
       dispose: (state): void => this.#closeFile(state),
     })
     this.#tablePages = new LRUCache({
-      max: Math.ceil(options.checksumCacheBytes / PAGE_SIZE_BYTES),
+      // At least one segment's, which recovery wants all at once.
+      max: Math.max(2 * TABLE_PAGE_COUNT, Math.ceil(options.checksumCacheBytes / PAGE_SIZE_BYTES)),
       dispose: (page, key): void => this.#dropPage(page, key),
     })
   }
@@ -127,16 +128,20 @@ export class SegmentStore {
     return `${this.#folder}/${segmentFileName(id)}`
   }
 
-  /** A new segment, its header and its name durable before anything can refer to it. */
-  async create(kind: SegmentKind): Promise<SegmentState> {
+  /**
+   * A new segment, its header and its name durable before anything can refer to it. The first of
+   * an import (`importId` 0) gives the import its id.
+   */
+  async create(kind: SegmentKind, importId = 0): Promise<SegmentState> {
     const id = this.#nextId
     this.#nextId += 1
+    const header = { segment: id, kind, importId: importIdOf(kind, importId, id) }
     const page = await this.#pages.take()
     let file: IoFile | null = null
     try {
       file = await this.io.open(this.pathOf(id), 'create')
       const memory = this.io.arena.memory
-      encodeSegmentHeader({ segment: id, kind }, this.poolId, memory, page, this.checksum)
+      encodeSegmentHeader(header, this.poolId, memory, page, this.checksum)
       const vector = { pairs: Uint32Array.of(page, PAGE_SIZE_BYTES), count: 1 }
       this.mustSucceed(this.io.writeSync(file, 0, vector), 'write', id)
       await this.syncFile(file, id)
@@ -152,6 +157,7 @@ export class SegmentStore {
     }
     const state = new SegmentState(id)
     state.kind = kind
+    state.importId = header.importId
     state.file = file
     state.beginTable()
     this.#segments.set(id, state)
@@ -265,7 +271,10 @@ export class SegmentStore {
       if (!(await this.#readRaw(file, 0, page))) return null
       const memory = this.io.arena.memory
       const header = tryDecodeSegmentHeader(memory, page, this.poolId, this.checksum)
-      state.kind = header?.segment === state.id ? header.kind : null
+      if (header?.segment === state.id) {
+        state.kind = header.kind
+        state.importId = header.importId
+      }
       return state.kind
     } finally {
       this.#pages.give(page)
@@ -440,4 +449,9 @@ export class SegmentStore {
       { errno: -result },
     )
   }
+}
+
+function importIdOf(kind: SegmentKind, importId: number, id: number): number {
+  if (kind === SegmentKind.log) return 0
+  return importId === 0 ? id : importId
 }

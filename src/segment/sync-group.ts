@@ -1,8 +1,7 @@
-import { assert } from '../base/assert.ts'
+import { assert, must } from '../base/assert.ts'
 import type { Io, IoCompletion } from '../io/io.ts'
 import type { SegmentState } from './segment-state.ts'
 import type { SegmentStore } from './segment-store.ts'
-import { must } from '../base/assert.ts'
 
 /** Waits for the log to be durable up to a sequence. */
 export interface DurableWaiter {
@@ -12,6 +11,8 @@ export interface DurableWaiter {
 
 interface Waiting {
   sequence: number
+  /** The first round that may answer it; 0: any. */
+  round: number
   waiter: DurableWaiter
   tag: number
 }
@@ -31,6 +32,8 @@ export class SyncGroup implements IoCompletion {
   readonly #unsynced: Set<SegmentState> = new Set()
   #waiting: Waiting[] = []
   #inFlight = 0
+  #round = 0
+  #roundStates: SegmentState[] = []
   #roundSequence = 0
   #roundResult = 0
   #written = 0
@@ -73,16 +76,31 @@ export class SyncGroup implements IoCompletion {
       void Promise.resolve().then(() => waiter.durable(tag, this.#failure))
       return
     }
-    this.#waiting.push({ sequence, waiter, tag })
+    this.#waiting.push({ sequence, round: 0, waiter, tag })
     if (this.#inFlight === 0) this.#startRound()
   }
 
-  /** The same as a promise. Result: 0 or -errno. */
+  /**
+   * Resolves when everything written so far is durable, footers too, which have no sequence of
+   * their own. Result: 0 or -errno.
+   */
   settle(): Promise<number> {
-    const sequence = this.#written
+    if (this.#failure !== 0) return Promise.resolve(this.#failure)
+    if (this.#unsynced.size === 0 && this.#inFlight === 0) return Promise.resolve(0)
     return new Promise((resolve) => {
-      this.wait(sequence, { durable: (_tag, result) => resolve(result) }, 0)
+      const waiter = { durable: (_tag: number, result: number): void => resolve(result) }
+      // What is not in the round under way is in the next one.
+      const round = this.#unsynced.size === 0 ? this.#round : this.#round + 1
+      this.#waiting.push({ sequence: this.#written, round, waiter, tag: 0 })
+      if (this.#inFlight === 0) this.#startRound()
     })
+  }
+
+  /** Lets go of the segments of a log that failed. */
+  async close(): Promise<void> {
+    if (this.#inFlight > 0) await this.settle()
+    for (const state of this.#unsynced) this.#store.unpin(state)
+    this.#unsynced.clear()
   }
 
   ioComplete(tag: number, result: number): void {
@@ -93,9 +111,8 @@ export class SyncGroup implements IoCompletion {
     if (this.#inFlight === 0) this.#endRound()
   }
 
-  #roundStates: SegmentState[] = []
-
   #startRound(): void {
+    this.#round += 1
     this.#roundSequence = this.#written
     this.#roundResult = 0
     this.#roundStates = [...this.#unsynced]
@@ -118,7 +135,8 @@ export class SyncGroup implements IoCompletion {
     const waiting = this.#waiting
     this.#waiting = []
     for (const one of waiting) {
-      const done = this.#failure !== 0 || one.sequence <= this.#durable
+      const isCovered = one.sequence <= this.#durable && one.round <= this.#round
+      const done = this.#failure !== 0 || isCovered
       if (done) one.waiter.durable(one.tag, this.#failure)
       else this.#waiting.push(one)
     }

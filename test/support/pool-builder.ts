@@ -24,7 +24,7 @@ import {
   encodeSegmentHeader,
   segmentFileName,
 } from '../../src/format/segment.ts'
-import type { SegmentKind } from '../../src/format/segment.ts'
+import { SegmentKind } from '../../src/format/segment.ts'
 import type { Superblock } from '../../src/format/superblock.ts'
 import { SUPERBLOCK_FILE, encodeSuperblock } from '../../src/format/superblock.ts'
 import type { Io } from '../../src/io/io.ts'
@@ -105,7 +105,13 @@ export class PoolBuilder {
 
   addSegment(id: number, kind: SegmentKind, headerId: number = id): void {
     const header = new Uint8Array(BLOCK_SIZE_BYTES)
-    encodeSegmentHeader({ segment: headerId, kind }, POOL_ID, header, 0, this.checksum)
+    encodeSegmentHeader(
+      { segment: headerId, kind, importId: kind === SegmentKind.bulk ? headerId : 0 },
+      POOL_ID,
+      header,
+      0,
+      this.checksum,
+    )
     const table = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
     const pages = new Map([[0, header]])
     this.segments.set(id, { kind, pages, table, usedSlotCount: DATA_SLOT_FIRST })

@@ -120,7 +120,7 @@ export function buildSample(checksum: Checksum, hooks: SampleHooks = {}): Sample
     nextSegmentId: 4,
     nextDiskId: 10,
     catalogue,
-    bulkSegmentIds: [],
+    unfinishedIds: [],
   }
   sample.positionSlot = superblock.position.slot
   hooks.superblock?.(superblock)

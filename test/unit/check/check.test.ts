@@ -174,7 +174,7 @@ t.test('operations of the log are followed', async (t) => {
       b.addOperation(3, { op: 'restore', volumeId: 1, snapshotId: 2 })
       b.addOperation(3, { op: 'resize', id: 11, sizeBytes: 4096 })
       b.addOperation(3, { op: 'hold', id: 2, tag: 'x' }, { op: 'release', id: 2, tag: 'x' })
-      const fields = { sizeBytes: 64 * TIB, createdMs: 3, labels: {}, segmentIds: [] }
+      const fields = { sizeBytes: 64 * TIB, createdMs: 3, labels: {}, importId: 0 }
       b.addOperation(3, { op: 'create', id: 12, name: 'big', root: null, ...fields })
       b.addRecord(3, [{ kind: EntryKind.trim, disk: 12, count: (64 * TIB) / BLOCK_SIZE_BYTES }])
     },
@@ -356,7 +356,7 @@ t.test('a fresh pool with nothing in it is sound', async (t) => {
     nextSegmentId: 2,
     nextDiskId: 1,
     catalogue: { segment: 0, slot: 0, blockCount: 0 },
-    bulkSegmentIds: [],
+    unfinishedIds: [],
   })
   const report = await checkBuilt(fresh)
   t.strictSame([...report.errors, ...report.leaks, ...report.warnings], [])

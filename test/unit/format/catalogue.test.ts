@@ -43,7 +43,7 @@ const operations: fc.Arbitrary<CatalogueOperation> = fc.oneof(
     createdMs: time,
     labels: fc.dictionary(label, fc.string()),
     root,
-    segmentIds: fc.array(u32),
+    importId: u32,
   }),
   fc.record({
     op: fc.constant('snapshot' as const),

@@ -43,7 +43,7 @@ import {
   encodeSegmentHeader,
 } from '../../../src/format/segment.ts'
 import {
-  SUPERBLOCK_BULK_COUNT_MAX,
+  SUPERBLOCK_UNFINISHED_COUNT_MAX,
   SUPERBLOCK_MAGIC,
   encodeSuperblock,
 } from '../../../src/format/superblock.ts'
@@ -67,7 +67,7 @@ function magicOf(bytes: Uint8Array): string {
 
 t.test('limits and kinds are those of version 1', async (t) => {
   t.equal(FORMAT_VERSION, 1)
-  t.strictSame([SUPERBLOCK_BULK_COUNT_MAX, MAP_BLOCK_COUNT], [992, 2 ** 36])
+  t.strictSame([SUPERBLOCK_UNFINISHED_COUNT_MAX, MAP_BLOCK_COUNT], [992, 2 ** 36])
   t.strictSame([RECORD_BLOCK_COUNT_MAX, RECORD_ENTRY_COUNT_MAX], [255, 251])
   t.equal(PART_PAYLOAD_BYTES_MAX, 255 * 4096 - 32)
   t.strictSame([DATA_SLOT_FIRST, DATA_SLOT_END, TABLE_SLOT, FOOTER_SLOT], [1, 16351, 16351, 16383])
@@ -99,7 +99,7 @@ t.test('the superblock lies as drawn', async (t) => {
     nextSegmentId: 12,
     nextDiskId: 13,
     catalogue: { segment: 14, slot: 15, blockCount: 16 },
-    bulkSegmentIds: [17, 18],
+    unfinishedIds: [17, 18],
   }
   encodeSuperblock(superblock, page, checksum)
   t.equal(magicOf(page), 'VARVESB1')
@@ -113,7 +113,13 @@ t.test('the superblock lies as drawn', async (t) => {
 })
 
 t.test('segment header and footer lie as drawn', async (t) => {
-  encodeSegmentHeader({ segment: 77, kind: SegmentKind.bulk }, poolId, page, 0, checksum)
+  encodeSegmentHeader(
+    { segment: 77, kind: SegmentKind.bulk, importId: 76 },
+    poolId,
+    page,
+    0,
+    checksum,
+  )
   t.strictSame([magicOf(page), SEGMENT_MAGIC], ['VARVSEG1', 'VARVSEG1'])
   t.strictSame(u32At(8, 12, 32, 36), [1, 77, 2, 0])
   t.strictSame(page.slice(16, 32), poolId)

@@ -32,7 +32,7 @@ import {
 } from '../../../src/format/segment.ts'
 import type { Superblock } from '../../../src/format/superblock.ts'
 import {
-  SUPERBLOCK_BULK_COUNT_MAX,
+  SUPERBLOCK_UNFINISHED_COUNT_MAX,
   decodeSuperblock,
   encodeSuperblock,
 } from '../../../src/format/superblock.ts'
@@ -58,7 +58,7 @@ const superblocks: fc.Arbitrary<Superblock> = fc.record({
   nextSegmentId: u32,
   nextDiskId: u32,
   catalogue: fc.record({ segment: u32, slot: u32, blockCount: u32 }),
-  bulkSegmentIds: fc.array(u32, { maxLength: SUPERBLOCK_BULK_COUNT_MAX }),
+  unfinishedIds: fc.array(u32, { maxLength: SUPERBLOCK_UNFINISHED_COUNT_MAX }),
 })
 
 /** A page in the middle of memory, so that offsets matter. */
@@ -97,7 +97,7 @@ const sample: Superblock = {
   nextSegmentId: 2,
   nextDiskId: 1,
   catalogue: { segment: 0, slot: 0, blockCount: 0 },
-  bulkSegmentIds: [9, 8],
+  unfinishedIds: [9, 8],
 }
 
 t.test('a superblock decodes to what was encoded', async (t) => {
@@ -161,7 +161,7 @@ t.test('segment headers and footers decode to what was encoded', async (t) => {
     sums,
     poolId,
     (segment, kind, count, sums, pool) => {
-      const header = { segment, kind }
+      const header = { segment, kind, importId: count }
       const one = withPage((m, o) => encodeSegmentHeader(header, pool, m, o, checksum))
       t.same(tryDecodeSegmentHeader(one, PAGE_SIZE_BYTES, pool, checksum), header)
       const footer = { segment, kind, usedSlotCount: count, tableChecksums: sums }
@@ -185,7 +185,7 @@ t.test('segment headers and footers decode to what was encoded', async (t) => {
 t.test('segment pages with any bit flipped are refused', async (t) => {
   const pool = sample.poolId
   const header = new Uint8Array(PAGE_SIZE_BYTES)
-  encodeSegmentHeader({ segment: 3, kind: SegmentKind.log }, pool, header, 0, checksum)
+  encodeSegmentHeader({ segment: 3, kind: SegmentKind.log, importId: 0 }, pool, header, 0, checksum)
   const isHeader = (): boolean => tryDecodeSegmentHeader(header, 0, pool, checksum) !== null
   t.ok(isHeader())
   t.strictSame(acceptedFlips(header, isHeader), [])
