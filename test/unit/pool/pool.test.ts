@@ -226,7 +226,8 @@ void t.test('an import that fails, is aborted or is cut off leaves nothing behin
   await world.run(cut.write(0, filled(MIB, 3)))
   await world.run(world.pool.checkpoint())
   await world.crash()
-  t.ok((await segments()) <= before + 1, 'the cut import’s segments are gone')
+  const { physicalBytes } = await world.run(world.pool.info())
+  t.ok(physicalBytes < MIB, 'the cut import’s segments are gone')
   t.same(world.pool.list(), [])
   t.equal((await world.run(world.pool.reclaim())).liveBytes, 0)
   await world.close()
@@ -343,7 +344,7 @@ void t.test('I9: a full pool refuses writes, deletes, reclaims and goes on', asy
   t.same(await a.read(0, BLOCK), filled(BLOCK, 8), 'reads go on')
   t.same(await a.read(offset, BLOCK), filled(BLOCK, 0), 'nothing is half done')
   let small = 0
-  for (let i = 1; small === 0 && i < 256; i += 1) small = await b.fill(i * BLOCK, BLOCK, 4)
+  for (let i = 1; small === 0 && i < 2000; i += 1) small = await b.fill(i * BLOCK, BLOCK, 4)
   t.equal(small, -Errno.ENOSPC, 'for every disk')
   t.equal(pool.failure, null, 'full is not failed')
   a.close()
