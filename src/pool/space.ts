@@ -45,14 +45,26 @@ export class Space {
     return false
   }
 
+  /** Nothing was written since the disk was last asked: a refusal is not for want of looking. */
+  get isCurrent(): boolean {
+    return this.#writtenBytes === 0 && this.#refreshing === null
+  }
+
   consume(lengthBytes: number): void {
     this.#leftBytes -= lengthBytes
     this.#writtenBytes += lengthBytes
     if (this.#writtenBytes >= REFRESH_AFTER_BYTES) this.#refreshLater()
   }
 
-  /** Looks at the disk. Rejects with the operating system's error. */
-  async refresh(): Promise<void> {
+  /** Looks at the disk; those who ask meanwhile share the answer. Rejects with its error. */
+  refresh(): Promise<void> {
+    this.#refreshing ??= this.#look().finally(() => {
+      this.#refreshing = null
+    })
+    return this.#refreshing
+  }
+
+  async #look(): Promise<void> {
     this.#refreshedMs = this.#io.nowMs()
     this.#writtenBytes = 0
     const disk = await this.#io.space(this.#path)
@@ -69,12 +81,7 @@ export class Space {
   }
 
   #refreshLater(): void {
-    if (this.#refreshing !== null) return
-    this.#refreshing = this.refresh()
-      // A disk that cannot be asked keeps the last answer; writes to it will say what is wrong.
-      .catch(() => undefined)
-      .finally(() => {
-        this.#refreshing = null
-      })
+    // A disk that cannot be asked keeps the last answer; writes to it will say what is wrong.
+    this.refresh().catch(() => undefined)
   }
 }

@@ -110,6 +110,13 @@ export class WriteQueue implements TurnHook {
       op.state = 'ready'
     }
     const refusal = op.result !== 0 ? op.result : this.#admit(op)
+    if (refusal === -Errno.ENOSPC && !this.#core.space.isCurrent) {
+      // The count between two looks at the disk is on the safe side: look before refusing.
+      op.state = 'preparing'
+      const resume = (): void => this.#resume(op)
+      this.#core.space.refresh().then(resume, resume)
+      return 'held'
+    }
     if (refusal !== 0) {
       this.#end(op, refusal)
       return 'done'
