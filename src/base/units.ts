@@ -47,5 +47,6 @@ export function formatSize(bytes: number): string {
     exponent += 1
   }
   if (exponent === 0) return `${bytes} B`
-  return `${value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ${EXPONENTS[exponent]}iB`
+  const decimals = value < 10 ? 2 : value < 100 ? 1 : 0
+  return `${value.toFixed(decimals)} ${EXPONENTS[exponent]}iB`
 }

@@ -62,7 +62,10 @@ export interface ExportTarget {
   ): void
   /** Everything completed before this call is durable when it completes. */
   flush(completion: TargetCompletion, tag: number): void
-  /** Unmaps whole blocks and zeroes the unaligned ends: the range reads as zeros. `flags`: WRITE_FUA. */
+  /**
+   * Unmaps whole blocks and zeroes the unaligned ends: the range reads as zeros. `flags`:
+   * WRITE_FUA.
+   */
   trim(
     offsetBytes: number,
     lengthBytes: number,
@@ -70,7 +73,9 @@ export interface ExportTarget {
     completion: TargetCompletion,
     tag: number,
   ): void
-  /** The range reads as zeros. Always fast: no data is written. `flags`: WRITE_FUA, ZERO_NO_HOLE. */
+  /**
+   * The range reads as zeros. Always fast: no data is written. `flags`: WRITE_FUA, ZERO_NO_HOLE.
+   */
   zero(
     offsetBytes: number,
     lengthBytes: number,
@@ -105,6 +110,9 @@ export interface ExportEntry {
 /** What a server offers. */
 export interface ExportDirectory {
   list(): ExportEntry[]
-  /** Opens for one client; `client` is shown to whoever asks who is using the disk. Null: no such export. */
+  /**
+   * Opens for one client; `client` is shown to whoever asks who is using the disk. Null: no such
+   * export.
+   */
   open(name: string, client: string): ExportTarget | null
 }

@@ -16,7 +16,7 @@ export interface Arena {
   readonly memory: Buffer
   readonly sizeBytes: number
   readonly usedBytes: number
-  /** Offset of a piece of at least `lengthBytes` (at most the maximum), or -1 when there is none. */
+  /** Offset of a piece of at least `lengthBytes` (at most the maximum), -1 when there is none. */
   allocate(lengthBytes: number): number
   /** Gives back what `allocate(lengthBytes)` returned; the same length must be named. */
   free(offsetBytes: number, lengthBytes: number): void

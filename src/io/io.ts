@@ -27,7 +27,7 @@ export interface IoFile {
   readonly path: string
 }
 
-/** Pieces of arena memory in order: pairs of (offset, length) at `pairs[2 * i]`, `pairs[2 * i + 1]`. */
+/** Pieces of arena memory in order: (offset, length) at `pairs[2 * i]` and `pairs[2 * i + 1]`. */
 export interface IoVector {
   readonly pairs: Uint32Array
   count: number
@@ -146,7 +146,7 @@ export interface Io {
   shutdown(): Promise<void>
 }
 
-/** A promise for one hot-path operation, for control code: `await ioResult((c) => io.sync(f, c, 0))`. */
+/** One hot-path operation as a promise, for control code: `ioResult((c) => io.sync(f, c, 0))`. */
 export function ioResult(start: (completion: IoCompletion) => void): Promise<number> {
   return new Promise((resolve) => {
     start({ ioComplete: (_tag, result) => resolve(result) })

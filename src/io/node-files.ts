@@ -1,4 +1,4 @@
-/** The control path over node:fs, the same for ring and node: everything but hot reads and syncs. */
+/** The control path over node:fs, the same for ring and node: all but hot reads and syncs. */
 import { close, constants, fstat, fsync, ftruncate, open } from 'node:fs'
 import { mkdir, readdir, rename, rmdir, statfs, unlink } from 'node:fs/promises'
 import { promisify } from 'node:util'

@@ -158,7 +158,7 @@ export class Ring {
     this.#queue(KIND_RECEIVE, fd, slot, arenaOffset, lengthBytes)
   }
 
-  /** Sends pieces `first` to `first + count` (at most {@link PIECES_PER_CALL_MAX}); may be short. */
+  /** Sends `count` pieces from `first` on, {@link PIECES_PER_CALL_MAX} at most; may be short. */
   send(
     fd: number,
     pairs: Uint32Array,

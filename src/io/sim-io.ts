@@ -112,7 +112,7 @@ export class SimIo implements Io {
 
   // Moving the world.
 
-  /** Runs one turn: some completions, then the turn-end hooks. False when there is nothing to do. */
+  /** Runs one turn: some completions, then the turn-end hooks. False: there is nothing to do. */
   step(): boolean {
     if (this.#isDead) return false
     const nextMs = this.clock.nextTimeMs()
@@ -467,9 +467,10 @@ export class SimIo implements Io {
     lengthBytes: number,
     result: number,
   ): void {
-    this.#options.trace?.(
-      `${this.clock.nowMs.toFixed(3)} ${operation} ${subject} ${offsetBytes}+${lengthBytes} = ${result}`,
-    )
+    const { trace } = this.#options
+    if (trace === undefined) return
+    const range = `${offsetBytes}+${lengthBytes}`
+    trace(`${this.clock.nowMs.toFixed(3)} ${operation} ${subject} ${range} = ${result}`)
   }
 }
 

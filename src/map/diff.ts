@@ -51,9 +51,9 @@ function firstIndex(range: BlockRange, blockIndex: number, level: number): numbe
 
 /**
  * The ranges from `startBlock` to `endBlock` that read differently in `to` than in `from` (null: a
- * map with nothing in it), ascending; neighbours of one kind are merged. Both roots must stay as they are
- * until the end: pass copies, raise the epoch of what is written to, release them afterwards.
- * Throws what loading a node throws.
+ * map with nothing in it), ascending; neighbours of one kind are merged. Both roots must stay as
+ * they are until the end: pass copies, raise the epoch of what is written to, release them
+ * afterwards. Throws what loading a node throws.
  */
 export async function* diff(
   from: MapRoot | null,
@@ -144,7 +144,7 @@ async function childFrame(
   }
 }
 
-/** The node below an entry; for an entry that stands for a whole subtree, one that says the same. */
+/** The node below an entry; one that says the same where the entry stands for a whole subtree. */
 async function childView(
   view: NodeView,
   index: number,

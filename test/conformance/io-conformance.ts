@@ -1,6 +1,7 @@
 /**
  * Every promise of `src/io/io.ts`, as tests that run on any implementation. `makeIo` gives a fresh
- * Io and a folder of its own, and on demand what a second process would have: another Io on the same world.
+ * Io and a folder of its own, and on demand what a second process would have: another Io on the
+ * same world.
  */
 import type { Test } from 'tap'
 import type { Io, SocketAddress } from '../../src/io/io.ts'

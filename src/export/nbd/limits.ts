@@ -7,7 +7,7 @@ export const PAYLOAD_BYTES_MAX: number = 32 * MIB
 export const DRAIN_BYTES_MAX: number = 2 * PAYLOAD_BYTES_MAX
 /** proto.md, "Conventions": no string is longer. */
 export const STRING_BYTES_MAX = 4096
-/** Room for an export name and sixteen queries of the longest kind, less than a page of them all. */
+/** Room for an export name and sixteen queries of the longest kind, less than a page of all. */
 export const OPTION_BYTES_MAX: number = 128 * KIB
 /** A longer option is skipped up to here and answered; beyond, the client is cut off. */
 export const OPTION_SKIP_BYTES_MAX: number = 1 * MIB

@@ -179,7 +179,9 @@ export class Transmission implements TargetCompletion {
     if (stream !== null) this.#continueStream(stream)
   }
 
-  /** The client is gone: nothing is being received or sent. Gives back all but what the target has. */
+  /**
+   * The client is gone: nothing is being received or sent. Gives back all but what the target has.
+   */
   abandon(): void {
     this.#isInputClosed = true
     this.#isAbandoned = true

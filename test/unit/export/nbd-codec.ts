@@ -1,4 +1,4 @@
-/** The client's half of the NBD wire format, for tests: written from proto.md, not from our server. */
+/** The client's half of the NBD wire format, for tests: from proto.md, not from our server. */
 import { strict as assert } from 'node:assert'
 
 const IHAVEOPT = Buffer.from('IHAVEOPT')

@@ -467,10 +467,10 @@ function script(isStructured: boolean): RequestFields[] {
 
 /** Replies by cookie, as comparable text. */
 function digest(replies: TransmissionReply[]): string {
-  const lines = replies.map(
-    (r) =>
-      `${r.cookie} ${r.type} ${r.isDone} ${r.error} ${r.offset} ${createHash('sha1').update(r.data).digest('hex')}`,
-  )
+  const lines = replies.map((r) => {
+    const digest = createHash('sha1').update(r.data).digest('hex')
+    return `${r.cookie} ${r.type} ${r.isDone} ${r.error} ${r.offset} ${digest}`
+  })
   return lines.sort((a, b) => (a < b ? -1 : 1)).join('\n')
 }
 
