@@ -11,8 +11,16 @@ import { ioResult } from '../../../src/io/io.ts'
 import { BLOCK, POOL, SimWorld } from './sim-pool.ts'
 import { Pool } from '../../../src/pool/pool.ts'
 
-function filled(lengthBytes: number, value: number): Uint8Array {
-  return new Uint8Array(lengthBytes).fill(value)
+t.setTimeout(120_000)
+
+function megabyteOf(value: number): Uint8Array {
+  return new Uint8Array(MIB).fill(value)
+}
+
+/** The value that all bytes of an answer have, or 'mixed'; the errno of a read that failed. */
+function fillOf(answer: Uint8Array | number): number | string {
+  if (typeof answer === 'number') return answer
+  return Buffer.alloc(answer.length, answer[0]).equals(answer) ? answer[0] : 'mixed'
 }
 
 void t.test('thin volumes', async (t) => {
@@ -24,7 +32,7 @@ void t.test('thin volumes', async (t) => {
   t.ok(after - before <= 4 * BLOCK, '64 TiB take a record and no more')
 
   const big = world.disk('big')
-  t.same(await big.read(64 * TIB - 8192, 8192), filled(8192, 0), 'the far end reads as zeros')
+  t.equal(fillOf(await big.read(64 * TIB - 8192, 8192)), 0, 'the far end reads as zeros')
   t.equal(await big.fill(64 * TIB - BLOCK, BLOCK, 5), 0)
   t.same(await big.extents(0, 64 * TIB), [
     [64 * TIB - BLOCK, EXTENT_HOLE | EXTENT_ZERO],
@@ -49,10 +57,10 @@ void t.test('trim and zero read as zeros, also after power loss', async (t) => {
   await world.crash()
   a = world.disk('a')
   const bytes = (await a.read(0, 16 * BLOCK)) as Uint8Array
-  t.same(bytes.subarray(0, BLOCK + 100), filled(BLOCK + 100, 9))
-  t.same(bytes.subarray(BLOCK + 100, 4 * BLOCK + 100), filled(3 * BLOCK, 0))
-  t.same(bytes.subarray(4 * BLOCK + 100, 8 * BLOCK), filled(4 * BLOCK - 100, 9))
-  t.same(bytes.subarray(8 * BLOCK, 10 * BLOCK), filled(2 * BLOCK, 0))
+  t.equal(fillOf(bytes.subarray(0, BLOCK + 100)), 9)
+  t.equal(fillOf(bytes.subarray(BLOCK + 100, 4 * BLOCK + 100)), 0)
+  t.equal(fillOf(bytes.subarray(4 * BLOCK + 100, 8 * BLOCK)), 9)
+  t.equal(fillOf(bytes.subarray(8 * BLOCK, 10 * BLOCK)), 0)
   t.same(await a.extents(0, 16 * BLOCK), [
     [2 * BLOCK, 0],
     [2 * BLOCK, EXTENT_HOLE | EXTENT_ZERO],
@@ -110,8 +118,8 @@ void t.test('snapshots, clones, restore', async (t) => {
   a.close()
   await world.run(pool.restore('a@s1'))
   const again = world.disk('a')
-  t.same(await again.read(0, BLOCK), filled(BLOCK, 1))
-  t.same(await again.read(5 * BLOCK, BLOCK), filled(BLOCK, 0))
+  t.equal(fillOf(await again.read(0, BLOCK)), 1)
+  t.equal(fillOf(await again.read(5 * BLOCK, BLOCK)), 0)
   again.close()
   const names = (await world.run(pool.volume('a'))).snapshots.map(({ name }) => name)
   t.same(names, ['a@s1', 'a@s2'], 'restore keeps newer snapshots')
@@ -120,7 +128,7 @@ void t.test('snapshots, clones, restore', async (t) => {
   const c1 = world.disk('c1')
   await c1.fill(0, BLOCK, 7)
   const c2 = world.disk('c2')
-  t.same(await c2.read(0, BLOCK), filled(BLOCK, 2), 'clones do not see each other')
+  t.equal(fillOf(await c2.read(0, BLOCK)), 2, 'clones do not see each other')
   c1.close()
   c2.close()
   await t.rejects(
@@ -132,7 +140,7 @@ void t.test('snapshots, clones, restore', async (t) => {
   await world.run(pool.remove({ names: ['a'], recursive: true, dryRun: false }))
   await world.reopen()
   const left = world.disk('c2')
-  t.same(await left.read(0, BLOCK), filled(BLOCK, 2), 'a clone outlives what it came from')
+  t.equal(fillOf(await left.read(0, BLOCK)), 2, 'a clone outlives what it came from')
   left.close()
   await world.close()
 })
@@ -193,20 +201,20 @@ void t.test('reclaim beside reads, writes and an import loses nothing', async (t
     const reclaiming = pool.reclaim()
     for (let i = 0; i < 4; i += 1) {
       await a.fill(i * MIB, MIB, round)
-      await world.run(bulk.write(i * MIB, filled(MIB, round + i)))
-      t.same(await a.read(i * MIB, BLOCK), filled(BLOCK, round))
+      await world.run(bulk.write(i * MIB, megabyteOf(round + i)))
+      t.equal(fillOf(await a.read(i * MIB, BLOCK)), round)
     }
     await world.run(reclaiming)
     await world.run(bulk.commit())
     const image = world.disk(`image${round}`)
-    t.same(await image.read(3 * MIB, BLOCK), filled(BLOCK, round + 3))
+    t.equal(fillOf(await image.read(3 * MIB, BLOCK)), round + 3)
     image.close()
   }
   a.close()
   await world.run(pool.reclaim())
   await world.crash()
   const again = world.disk('a')
-  t.same(await again.read(3 * MIB, MIB), filled(MIB, 6))
+  t.equal(fillOf(await again.read(3 * MIB, MIB)), 6)
   again.close()
   t.same(world.damage, [])
   await world.close()
@@ -218,12 +226,12 @@ void t.test('an import that fails, is aborted or is cut off leaves nothing behin
   const before = await segments()
   const request = { name: 'image', sizeBytes: GIB }
   const aborted = await world.run(world.pool.beginImport(request))
-  await world.run(aborted.write(0, filled(MIB, 3)))
+  await world.run(aborted.write(0, megabyteOf(3)))
   t.ok((await segments()) > before)
   await world.run(aborted.abort())
   t.equal(await segments(), before)
   const cut = await world.run(world.pool.beginImport(request))
-  await world.run(cut.write(0, filled(MIB, 3)))
+  await world.run(cut.write(0, megabyteOf(3)))
   await world.run(world.pool.checkpoint())
   await world.crash()
   const { physicalBytes } = await world.run(world.pool.info())
@@ -246,8 +254,8 @@ void t.test('a shrink destroys what it cuts off, for good', async (t) => {
   await world.run(pool.resize('a', MIB, false))
   await world.reopen()
   const again = world.disk('a')
-  t.same(await again.read(0, small), filled(small, 4))
-  t.same(await again.read(small, MIB - small), filled(MIB - small, 0))
+  t.equal(fillOf(await again.read(0, small)), 4)
+  t.equal(fillOf(await again.read(small, MIB - small)), 0)
   again.close()
   await world.close()
 })
@@ -278,7 +286,7 @@ void t.test('I8: a block that rotted is an error with its address, never data', 
   const again = world.disk('a')
   t.equal(await again.read(0, 4 * BLOCK), -Errno.EIO)
   t.match(world.damage[0], /does not match its checksum/)
-  t.same(await again.read(8 * BLOCK, BLOCK), filled(BLOCK, 0), 'the rest is served')
+  t.equal(fillOf(await again.read(8 * BLOCK, BLOCK)), 0, 'the rest is served')
   again.close()
   await world.close()
 })
@@ -341,8 +349,8 @@ void t.test('I9: a full pool refuses writes, deletes, reclaims and goes on', asy
   }
   t.equal(result, -Errno.ENOSPC)
   t.ok(offset > 32 * MIB, 'most of the disk could be used')
-  t.same(await a.read(0, BLOCK), filled(BLOCK, 8), 'reads go on')
-  t.same(await a.read(offset, BLOCK), filled(BLOCK, 0), 'nothing is half done')
+  t.equal(fillOf(await a.read(0, BLOCK)), 8, 'reads go on')
+  t.equal(fillOf(await a.read(offset, BLOCK)), 0, 'nothing is half done')
   let small = 0
   for (let i = 1; small === 0 && i < 2000; i += 1) small = await b.fill(i * BLOCK, BLOCK, 4)
   t.equal(small, -Errno.ENOSPC, 'for every disk')
@@ -354,7 +362,7 @@ void t.test('I9: a full pool refuses writes, deletes, reclaims and goes on', asy
   b.close()
   await world.reopen()
   const again = world.disk('b')
-  t.same(await again.read(0, MIB), filled(MIB, 5))
+  t.equal(fillOf(await again.read(0, MIB)), 5)
   again.close()
   await world.close()
 })
@@ -370,7 +378,7 @@ void t.test('I10: after a failed sync nothing is written until the pool is reope
   t.equal(await a.flush(), -Errno.EIO)
   t.equal(await a.fill(0, BLOCK, 3), -Errno.EIO, 'no write')
   t.equal(await a.flush(), -Errno.EIO, 'no second sync that pretends')
-  t.same(await a.read(0, BLOCK), filled(BLOCK, 1), 'reads go on')
+  t.equal(fillOf(await a.read(0, BLOCK)), 1, 'reads go on')
   await t.rejects(world.run(world.pool.create({ name: 'b', sizeBytes: MIB })), {
     code: 'pool-failed',
   })
@@ -378,7 +386,7 @@ void t.test('I10: after a failed sync nothing is written until the pool is reope
   a.close()
   await world.reopen()
   const again = world.disk('a')
-  t.same(await again.read(0, BLOCK), filled(BLOCK, 1))
+  t.equal(fillOf(await again.read(0, BLOCK)), 1)
   t.equal(await again.fill(0, BLOCK, 4), 0)
   again.close()
   await world.close()
