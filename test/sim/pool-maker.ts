@@ -1,5 +1,5 @@
 /** The real pool for the simulation. */
-import { openWasmChecksum } from '../../src/base/xxh64-wasm.ts'
+import { openChecksum } from '../../src/io/open-io.ts'
 import type { Prng } from '../../src/base/prng.ts'
 import { KIB, MIB } from '../../src/base/units.ts'
 import { checkPool } from '../../src/check/check.ts'
@@ -10,7 +10,7 @@ const PATH = '/pool'
 
 /** Each run has caches and checkpoint intervals of its own, small ones more often than not. */
 export async function poolMaker(prng: Prng): Promise<PoolMaker> {
-  const checksum = await openWasmChecksum()
+  const checksum = await openChecksum()
   const options = {
     holder: 'simulation',
     nodeCacheBytes: prng.pick([64 * KIB, 64 * MIB]),

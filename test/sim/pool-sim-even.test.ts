@@ -1,0 +1,4 @@
+/** The other half of pool-sim-odd.test.ts, for the other core. */
+import { testHalf } from './pool-sim-half.ts'
+
+testHalf(2)
