@@ -17,6 +17,10 @@ const SEED = Number(process.env.VARVE_CRASH_SEED ?? Date.now() % 1_000_000)
 const BLOCK_COUNT = 2048
 const QUEUE_DEPTH = 16
 const LOAD_MS_MAX = 250
+/** A dozen kills take half a minute on a quiet machine; more are asked for by hand. */
+const TIMEOUT_MS = 120_000 + 10_000 * KILL_COUNT
+
+t.setTimeout(TIMEOUT_MS)
 
 /** Writes stamped blocks, some with FUA, and flushes, until the connection breaks. */
 async function load(client: NbdClient, disk: StampedDisk, random: Prng): Promise<void> {

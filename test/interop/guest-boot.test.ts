@@ -15,6 +15,9 @@ import { buildInitramfs, findGuestKernel } from './guest-kernel.ts'
 // The kernel and QEMU's machine are those of x86-64; elsewhere there is nothing to boot.
 const skip = process.arch === 'x64' ? false : `no guest kernel for ${process.arch}`
 
+// Two boots without hardware virtualisation.
+t.setTimeout(240_000)
+
 t.test(
   'a guest keeps what it writes to its clone, and nobody else sees it',
   { skip },
