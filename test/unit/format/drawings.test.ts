@@ -121,7 +121,7 @@ t.test('segment header and footer lie as drawn', async (t) => {
     checksum,
   )
   t.strictSame([magicOf(page), SEGMENT_MAGIC], ['VARVSEG1', 'VARVSEG1'])
-  t.strictSame(u32At(8, 12, 32, 36), [1, 77, 2, 0])
+  t.strictSame(u32At(8, 12, 32, 36), [1, 77, 2, 76])
   t.strictSame(page.slice(16, 32), poolId)
   const tableChecksums = Uint32Array.from({ length: 64 }, (_, i) => 1000 + i)
   const footer = { segment: 77, kind: SegmentKind.log, usedSlotCount: 99, tableChecksums }
