@@ -6,8 +6,8 @@
  *     npm run sim -- --seeds 20000             20,000 of them
  *     npm run sim -- --from 1001 --seeds 500   … beginning elsewhere
  *
- * Ends at the first failure with exit code 1, everything needed to repeat it on standard error; 2 for
- * options that make no sense.
+ * Ends at the first failure with exit code 1, everything needed to repeat it on standard error;
+ * with 2 for options that make no sense.
  */
 import { parseArgs } from 'node:util'
 import type { SeedRange } from './pool-seeds.ts'
