@@ -9,6 +9,7 @@ import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { isZero } from '../base/bytes.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
 import type { Arena } from '../io/arena.ts'
+import type { CatalogueOperation } from '../format/catalogue.ts'
 import { emptyRoot, rootAddress } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
 import { Lookup } from '../map/page-tables.ts'
@@ -44,6 +45,8 @@ export class BulkVolumeImport implements BulkImport {
   readonly #zeroHash: Uint32Array = new Uint32Array(2)
   readonly #found: Lookup = new Lookup()
   #nextBlock = 0
+  /** The last write or commit begun; an abort lets it end. */
+  #running: Promise<void> = Promise.resolve()
   #isOver = false
 
   private constructor(
@@ -87,7 +90,19 @@ export class BulkVolumeImport implements BulkImport {
     return this.#root
   }
 
-  async write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
+  write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
+    this.#running = this.#write(offsetBytes, bytes)
+    return this.#running
+  }
+
+  commit(): Promise<VolumeInfo> {
+    const committing = this.#commit()
+    this.#running = committing.then(() => undefined)
+    this.#running.catch(() => undefined)
+    return committing
+  }
+
+  async #write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
     assert(!this.#isOver, 'an import that is over takes no bytes')
     assert(offsetBytes % BLOCK_SIZE_BYTES === 0, 'an import writes whole blocks')
     assert(bytes.length % BLOCK_SIZE_BYTES === 0, 'an import writes whole blocks')
@@ -104,13 +119,13 @@ export class BulkVolumeImport implements BulkImport {
     this.#nextBlock = firstBlock + blockCount
   }
 
-  async commit(): Promise<VolumeInfo> {
+  async #commit(): Promise<VolumeInfo> {
     assert(!this.#isOver, 'an import is committed once')
     const { appender, catalogue, tables } = this.#core
     const request = this.#request
     await this.#writer.finish()
     await writeMostNodes(this.#core)
-    await journal(this.#core, () => {
+    const create = (): CatalogueOperation => {
       this.#owner.verifyFree(request.name)
       tables.flushAll(appender)
       const address = rootAddress(this.#root)
@@ -124,12 +139,15 @@ export class BulkVolumeImport implements BulkImport {
         root: address === null ? null : [address.segment, address.slot],
         importId: this.importId,
       }
-    })
-    this.#end()
+    }
+    // From the moment it is applied the volume owns the segments, even if the sync then fails:
+    // only a recovery can tell whether the record is durable.
+    await journal(this.#core, create, () => this.#end())
     return this.#owner.describe(request.name)
   }
 
   async abort(): Promise<void> {
+    await this.#running.catch(() => undefined)
     if (this.#isOver) return
     this.#end()
     await this.#writer.abort()

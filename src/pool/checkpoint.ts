@@ -90,10 +90,10 @@ export class Checkpointer {
         nextSegmentId: store.nextId,
         nextDiskId: catalogue.nextDiskId,
         unfinishedIds: this.#unfinishedIds(),
+        appendedBytes: log.appendedBytes,
       }
     })
     this.#chain = fixed.chain
-    this.#atBytes = log.appendedBytes
     await log.syncs.settle()
     verifyHealthy(this.#core)
     const part = fixed.chain.at(-1) ?? NO_PART
@@ -108,6 +108,7 @@ export class Checkpointer {
         unfinishedIds: fixed.unfinishedIds,
       }
     })
+    this.#atBytes = fixed.appendedBytes
   }
 
   /** Appends a delta, or all of it when the deltas have outgrown it. Returns the new chain. */

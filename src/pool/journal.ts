@@ -1,4 +1,5 @@
 import { OperatingError } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { CatalogueOperation, PartAddress } from '../format/catalogue.ts'
 import { PART_PAYLOAD_BYTES_MAX, PartKind, encodePart } from '../format/catalogue.ts'
 import { EntryKind } from '../format/record.ts'
@@ -13,33 +14,46 @@ const NO_PART: PartAddress = { segment: 0, slot: 0, blockCount: 0 }
  *
  * `decide` looks at the catalogue and returns the operation, or throws why not. It runs in the
  * same synchronous stretch as the append and the apply, so what it found is still so. It may run
- * more than once, when the log or the map has to be waited for.
+ * more than once, when the log or the map has to be waited for. `applied` runs in that stretch
+ * too, right after the change: from then on the operation counts, durable or not.
  */
-export async function journal<T extends CatalogueOperation>(
+export async function journal(
   core: PoolCore,
-  decide: () => T,
-): Promise<T> {
+  decide: () => CatalogueOperation,
+  applied: () => void = () => undefined,
+): Promise<void> {
   const { appender, catalogue, log } = core
   for (;;) {
     verifyHealthy(core)
     const missing = new Lookup()
-    const operation = await appender.retrying(() => {
+    const isDone = await appender.retrying(() => {
       const decided = decide()
-      if (!isResident(core, decided, missing)) return null
+      verifyRoom(core, decided)
+      if (!isResident(core, decided, missing)) return false
       const payload = JSON.stringify(decided)
       verifySize(payload)
       appender.writePart(EntryKind.operation, encodePart(PartKind.operation, NO_PART, payload))
       catalogue.apply(decided)
-      return decided
+      applied()
+      return true
     })
-    if (operation === null) {
+    if (!isDone) {
       await core.tables.fault(missing)
       continue
     }
     await log.syncs.settle()
     verifyHealthy(core)
-    return operation
+    return
   }
+}
+
+/** What makes space may use all that is left; what takes it leaves room for that (I9). */
+function verifyRoom(core: PoolCore, operation: CatalogueOperation): void {
+  const { op } = operation
+  if (op === 'remove' || op === 'release' || core.space.admitsSmall(BLOCK_SIZE_BYTES)) return
+  throw new OperatingError('no-space', 'the pool is full', {
+    hint: 'remove disks and run "varve reclaim", or raise the capacity',
+  })
 }
 
 function isResident(core: PoolCore, operation: CatalogueOperation, missing: Lookup): boolean {

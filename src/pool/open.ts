@@ -1,8 +1,9 @@
 import type { Checksum } from '../base/checksum.ts'
 import { OperatingError } from '../base/errors.ts'
-import { SUPERBLOCK_FILE } from '../format/superblock.ts'
+import { Undo } from '../base/undo.ts'
+import { SUPERBLOCK_FILE, SUPERBLOCK_UNFINISHED_COUNT_MAX } from '../format/superblock.ts'
 import { SEGMENT_FOLDER } from '../format/segment.ts'
-import type { Io, IoLock } from '../io/io.ts'
+import type { Io } from '../io/io.ts'
 import { PageTables } from '../map/page-tables.ts'
 import { Log } from '../segment/log.ts'
 import { PagePool } from '../segment/page-pool.ts'
@@ -16,6 +17,7 @@ import { Cohorts } from './cohort.ts'
 import type { PoolCore } from './core.ts'
 import { physicalBytes } from './reclaim.ts'
 import { recover } from './recover.ts'
+import type { Recovered } from './recover.ts'
 import { Space } from './space.ts'
 import { SuperblockFile } from './superblock-file.ts'
 import { EDGE_OP_COUNT_MAX } from './write-queue.ts'
@@ -25,9 +27,13 @@ const PART_READ_COUNT_MAX = 64
 /** The usual soft limit of a process is 1,024 descriptors; clients need some too. */
 const OPEN_FILE_COUNT_MAX = 512
 
+/** Imports at once; the superblock names each that is not finished. */
+export const IMPORT_COUNT_MAX = 128
+
 export interface OpenedCore {
   core: PoolCore
-  lock: IoLock
+  /** Lets go of everything, the lock last. */
+  undo: Undo
   superblock: SuperblockFile
   checkpointer: Checkpointer
   imports: Set<BulkVolumeImport>
@@ -51,14 +57,16 @@ export async function openCore(
   options: OpenCoreOptions,
 ): Promise<OpenedCore> {
   await verifyThere(io, path)
-  const lock = await io.lock(`${path}/lock`, options.holder)
-  let superblock: SuperblockFile | null = null
+  const undo = new Undo()
   try {
-    superblock = await SuperblockFile.open(io, checksum, path)
-    return await assemble(io, checksum, path, options, lock, superblock)
+    const lock = await io.lock(`${path}/lock`, options.holder)
+    undo.add(() => lock.release())
+    const superblock = await SuperblockFile.open(io, checksum, path)
+    undo.add(() => superblock.close())
+    return await assemble(io, checksum, path, options, superblock, undo)
   } catch (error) {
-    await superblock?.close()
-    await lock.release()
+    // The first failure is the one to be told; what fails while letting go follows from it.
+    await undo.run().catch(() => undefined)
     throw error
   }
 }
@@ -80,22 +88,15 @@ async function assemble(
   checksum: Checksum,
   path: string,
   options: OpenCoreOptions,
-  lock: IoLock,
   superblock: SuperblockFile,
+  undo: Undo,
 ): Promise<OpenedCore> {
   const { poolId, capacityBytes } = superblock.current
   const folder = `${path}/${SEGMENT_FOLDER}`
-  const store = new SegmentStore(
-    io,
-    checksum,
-    poolId,
-    folder,
-    {
-      checksumCacheBytes: options.checksumCacheBytes,
-      openFileCountMax: OPEN_FILE_COUNT_MAX,
-    },
-    options.onDamage,
-  )
+  const { checksumCacheBytes } = options
+  const limits = { checksumCacheBytes, openFileCountMax: OPEN_FILE_COUNT_MAX }
+  const store = new SegmentStore(io, checksum, poolId, folder, limits, options.onDamage)
+  undo.add(() => store.close())
   await store.load()
   const tables = new PageTables({
     nodeCacheBytes: options.nodeCacheBytes,
@@ -109,6 +110,7 @@ async function assemble(
   const catalogue = new Catalogue(tables)
   const recovered = await recover({ io, store, tables, catalogue }, superblock.current)
   const log = new Log(io, store)
+  undo.add(() => log.close())
   await log.begin(recovered.chain.sequence, recovered.chain.previousChecksum)
   const core: PoolCore = {
     io,
@@ -127,18 +129,36 @@ async function assemble(
     cohorts: new Cohorts(),
     space: new Space(io, path, capacityBytes, () => physicalBytes(core)),
   }
+  undo.add(() => core.pages.release(io.arena))
+  undo.add(() => core.edgePages.release(io.arena))
+  undo.add(() => core.appender.close())
+  undo.add(() => core.space.close())
   await core.space.refresh()
   const imports = new Set<BulkVolumeImport>()
-  // Named in the checkpoint until they are gone, so that a cut in between does not leak them.
-  let deadIds = recovered.deadIds
+  const checkpointer = await settleRecovery(core, superblock, recovered, imports)
+  return { core, undo, superblock, checkpointer, imports }
+}
+
+/** Writes the first checkpoint, then removes what the crash left behind. */
+async function settleRecovery(
+  core: PoolCore,
+  superblock: SuperblockFile,
+  recovered: Recovered,
+  imports: ReadonlySet<BulkVolumeImport>,
+): Promise<Checkpointer> {
+  const { store } = core
+  // Named in the checkpoint until they are gone, so that a cut in between does not leak them; an
+  // import by its one id, however many segments it has filled.
+  const names = recovered.deadIds.map((id) => store.get(id).importId || id)
+  let deadNames = [...new Set(names)].slice(0, SUPERBLOCK_UNFINISHED_COUNT_MAX - IMPORT_COUNT_MAX)
   const unfinishedIds = (): number[] => {
     const importIds = [...imports].map((one) => one.importId).filter((id) => id !== 0)
-    return [...importIds, ...deadIds]
+    return [...importIds, ...deadNames]
   }
   const checkpointer = new Checkpointer(core, superblock, recovered.parts, unfinishedIds)
   await checkpointer.run()
-  for (const id of deadIds) await store.delete(id)
-  if (deadIds.length > 0) await store.syncFolder()
-  deadIds = []
-  return { core, lock, superblock, checkpointer, imports }
+  for (const id of recovered.deadIds) await store.delete(id)
+  if (recovered.deadIds.length > 0) await store.syncFolder()
+  deadNames = []
+  return checkpointer
 }

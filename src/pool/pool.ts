@@ -11,12 +11,13 @@ import type { Checksum } from '../base/checksum.ts'
 import { Errno, OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, MIB } from '../base/units.ts'
 import { toHex } from '../base/bytes.ts'
+import type { Undo } from '../base/undo.ts'
 import type { ExportEntry, ExportTarget } from '../export/target.ts'
 import { FORMAT_VERSION } from '../format/page.ts'
 import { EntryKind } from '../format/record.ts'
 import { DATA_SLOT_FIRST, SEGMENT_FOLDER } from '../format/segment.ts'
 import { KIND_BLOCK } from '../format/node.ts'
-import type { Io, IoLock } from '../io/io.ts'
+import type { Io } from '../io/io.ts'
 import { diff } from '../map/diff.ts'
 import { BulkVolumeImport } from './bulk-import.ts'
 import { Checkpointer } from './checkpoint.ts'
@@ -34,7 +35,7 @@ import type { Disk } from './disk.ts'
 import { DiskReads } from './disk-read.ts'
 import { DiskTarget } from './disk-target.ts'
 import { mustParseDiskName, mustParseVolumeName } from './names.ts'
-import { openCore } from './open.ts'
+import { IMPORT_COUNT_MAX, openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
 import { physicalBytes, reclaim } from './reclaim.ts'
 import { SuperblockFile } from './superblock-file.ts'
@@ -98,7 +99,7 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
 
 export class Pool implements PoolOperations {
   readonly #core: PoolCore
-  readonly #lock: IoLock
+  readonly #undo: Undo
   readonly #superblock: SuperblockFile
   readonly #checkpointer: Checkpointer
   readonly #reads: DiskReads
@@ -111,7 +112,7 @@ export class Pool implements PoolOperations {
 
   private constructor(opened: OpenedCore, options: Required<OpenPoolOptions>) {
     this.#core = opened.core
-    this.#lock = opened.lock
+    this.#undo = opened.undo
     this.#superblock = opened.superblock
     this.#checkpointer = opened.checkpointer
     this.#imports = opened.imports
@@ -327,6 +328,9 @@ export class Pool implements PoolOperations {
     mustParseVolumeName(request.name)
     verifySize(request.sizeBytes)
     verifyFree(this.#core, request.name)
+    if (this.#imports.size >= IMPORT_COUNT_MAX) {
+      throw new OperatingError('busy', `${IMPORT_COUNT_MAX} imports are running already`)
+    }
     const bulk = await BulkVolumeImport.begin(this.#core, request, {
       ended: (one) => this.#imports.delete(one),
       describe: (name) => this.volume(name),
@@ -348,23 +352,16 @@ export class Pool implements PoolOperations {
    * written: the next open recovers.
    */
   async close(): Promise<void> {
-    const { log, store, appender, io, pages, edgePages, tables } = this.#core
-    for (const bulk of [...this.#imports]) await bulk.abort()
-    await this.#reclaiming?.catch(() => undefined)
-    await this.#background?.catch(() => undefined)
-    assert(this.#writes.pendingCount === 0, 'a pool closes with nothing pending')
-    await this.#core.cohorts.grace()
+    const { log, cohorts } = this.#core
     try {
+      for (const bulk of [...this.#imports]) await bulk.abort()
+      await this.#reclaiming?.catch(() => undefined)
+      await this.#background?.catch(() => undefined)
+      assert(this.#writes.pendingCount === 0, 'a pool closes with nothing pending')
+      await cohorts.grace()
       if (log.failure === 0) await this.#checkpointer.run({ clean: true })
     } finally {
-      await log.close()
-      assert(tables.dirtyCount === 0 || log.failure !== 0, 'a clean close leaves nothing dirty')
-      await store.close()
-      appender.close()
-      pages.release(io.arena)
-      edgePages.release(io.arena)
-      await this.#superblock.close()
-      await this.#lock.release()
+      await this.#undo.run()
     }
   }
 

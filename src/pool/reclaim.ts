@@ -60,8 +60,7 @@ export async function reclaim(
 export async function physicalBytes(core: PoolCore): Promise<number> {
   let sum = 0
   for (const id of core.store.ids()) {
-    // Deleted meanwhile: it takes nothing.
-    if (core.store.has(id)) sum += await core.store.allocatedBytes(id)
+    sum += await core.store.allocatedBytes(id)
   }
   return sum
 }
@@ -127,7 +126,7 @@ async function sweep(
     verifyWanted(signal)
     if (marked.hasAny(id)) {
       punchedBytes += await punchDead(core, id, marked)
-    } else if (core.store.get(id).pinCount === 0) {
+    } else {
       await core.store.delete(id)
       deletedSegmentCount += 1
     }

@@ -106,7 +106,7 @@ async function orphanIds(
     if (id < oldestId) continue
     const state = store.get(id)
     const kind = await store.readKind(state)
-    if (adoptedIds.has(state.importId)) continue
+    if (adoptedIds.has(state.importId) || !state.isHeaderSound) continue
     // Log segments from the position on are judged by the replay. No kind means a torn header:
     // the file was being created.
     const isNew = id >= superblock.nextSegmentId && kind !== SegmentKind.log

@@ -9,9 +9,9 @@ const REFRESH_WHEN_FULL_MS = 200
 
 /**
  * Knows how much may still be written (I9): the lesser of what the disk has free and what the
- * pool's own capacity leaves. Guests may use it down to a reserve that control operations (a
- * deletion's record, a checkpoint's nodes) can still draw on. Between looks at the disk it counts
- * down what was written.
+ * pool's own capacity leaves. Guests' data may use it down to a reserve; trims, zeroes and new
+ * names, which take records and nodes, down to half of it; the other half is for removing,
+ * checkpoints, reclaim and recovery. Between looks at the disk it counts down what was written.
  */
 export class Space {
   readonly #io: Io
@@ -45,6 +45,11 @@ export class Space {
     return false
   }
 
+  /** Whether something other than data that takes `lengthBytes` of log leaves the last half. */
+  admitsSmall(lengthBytes: number): boolean {
+    return this.#leftBytes - lengthBytes >= this.#reserveBytes / 2
+  }
+
   /** Nothing was written since the disk was last asked: a refusal is not for want of looking. */
   get isCurrent(): boolean {
     return this.#writtenBytes === 0 && this.#refreshing === null
@@ -62,6 +67,11 @@ export class Space {
       this.#refreshing = null
     })
     return this.#refreshing
+  }
+
+  /** Resolves when no look is under way. */
+  async close(): Promise<void> {
+    await this.#refreshing?.catch(() => undefined)
   }
 
   async #look(): Promise<void> {

@@ -52,16 +52,22 @@ export function verifySize(sizeBytes: number): void {
 }
 
 /** Throws `busy` with the users and holds of the disks, if any has some. */
+const SHRINKING = 'a shrink'
+
 function verifyUnused(
   core: PoolCore,
   disks: Iterable<Disk>,
   verb: string,
   holdsCount: boolean,
+  allowedUser?: string,
 ): void {
   const holders: string[] = []
   for (const disk of disks) {
     const name = core.catalogue.nameOf(disk)
-    for (const user of disk.users.values()) holders.push(`${name}: in use by ${user}`)
+    for (const user of disk.users.values()) {
+      if (user === allowedUser) continue
+      holders.push(`${name}: in use by ${user}`)
+    }
     if (!holdsCount) continue
     for (const tag of disk.holds) holders.push(`${name}: held by "${tag}"`)
   }
@@ -205,16 +211,27 @@ export async function resizeVolume(
   mustParseVolumeName(name)
   verifySize(sizeBytes)
   const disk = mustFindDisk(core, name)
-  if (sizeBytes < disk.sizeBytes) {
-    verifyShrink(core, disk, sizeBytes, allowShrink)
+  const resize = (): Promise<void> => {
+    return journal(core, () => {
+      const found = mustFindDisk(core, name)
+      if (sizeBytes < found.sizeBytes) verifyShrink(core, found, sizeBytes, allowShrink)
+      return { op: 'resize', id: found.id, sizeBytes }
+    })
+  }
+  if (sizeBytes >= disk.sizeBytes) {
+    await resize()
+    return
+  }
+  verifyShrink(core, disk, sizeBytes, allowShrink)
+  // Nobody may remove, restore or open it while its last block is being zeroed.
+  disk.users.set(resize, SHRINKING)
+  try {
     // What lies behind the new end must not come back when the volume grows again.
     await zeroTail(disk, sizeBytes)
+    await resize()
+  } finally {
+    disk.users.delete(resize)
   }
-  await journal(core, () => {
-    const found = mustFindDisk(core, name)
-    if (sizeBytes < found.sizeBytes) verifyShrink(core, found, sizeBytes, allowShrink)
-    return { op: 'resize', id: found.id, sizeBytes }
-  })
 }
 
 function verifyShrink(core: PoolCore, disk: Disk, sizeBytes: number, allowShrink: boolean): void {
@@ -225,7 +242,7 @@ function verifyShrink(core: PoolCore, disk: Disk, sizeBytes: number, allowShrink
       { hint: 'take a snapshot first, then repeat with --shrink' },
     )
   }
-  verifyUnused(core, [disk], `shrink "${disk.name}"`, false)
+  verifyUnused(core, [disk], `shrink "${disk.name}"`, false, SHRINKING)
 }
 
 export async function holdDisk(core: PoolCore, name: string, tag: string): Promise<void> {

@@ -39,6 +39,8 @@ export class WriteOp implements DurableWaiter {
   result = 0
   isEnded = false
   holdsEdgeSlot = false
+  /** The disk was asked for space once on its behalf. */
+  hasLooked = false
   /** The sequence after the record of its last part. */
   sequence = 0
   #recycle: (op: WriteOp) => void
@@ -76,6 +78,7 @@ export class WriteOp implements DurableWaiter {
     this.result = 0
     this.isEnded = false
     this.holdsEdgeSlot = false
+    this.hasLooked = false
     this.sequence = 0
   }
 

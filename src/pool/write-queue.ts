@@ -13,6 +13,7 @@
  */
 import { assert } from '../base/assert.ts'
 import { Errno, OperatingError } from '../base/errors.ts'
+import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { TargetCompletion } from '../export/target.ts'
 import { EntryKind, blocksOfEntry } from '../format/record.ts'
 import type { TurnHook } from '../io/io.ts'
@@ -110,8 +111,9 @@ export class WriteQueue implements TurnHook {
       op.state = 'ready'
     }
     const refusal = op.result !== 0 ? op.result : this.#admit(op)
-    if (refusal === -Errno.ENOSPC && !this.#core.space.isCurrent) {
+    if (refusal === -Errno.ENOSPC && !op.hasLooked && !this.#core.space.isCurrent) {
       // The count between two looks at the disk is on the safe side: look before refusing.
+      op.hasLooked = true
       op.state = 'preparing'
       const resume = (): void => this.#resume(op)
       this.#core.space.refresh().then(resume, resume)
@@ -131,12 +133,14 @@ export class WriteQueue implements TurnHook {
     this.#core.io.atTurnEnd(this)
   }
 
-  /** 0, or why the operation cannot be taken. Trims always fit: they are how space is made. */
+  /** 0, or why the operation cannot be taken. */
   #admit(op: WriteOp): number {
     const { log, space } = this.#core
     if (log.failure !== 0) return -Errno.EIO
-    if (op.kind !== EntryKind.data) return 0
-    return space.admits(op.endBytes - op.offsetBytes) ? 0 : -Errno.ENOSPC
+    const lengthBytes = op.endBytes - op.offsetBytes
+    const isData = op.kind === EntryKind.data
+    const fits = isData ? space.admits(lengthBytes) : space.admitsSmall(BLOCK_SIZE_BYTES)
+    return fits ? 0 : -Errno.ENOSPC
   }
 
   /** Whether the map's nodes are here; if not, has them loaded. */
@@ -167,8 +171,12 @@ export class WriteQueue implements TurnHook {
       }
       if (result !== 0 && !op.isEnded) this.#end(op, result)
     }
-    // Nothing to write: both ends read as zeros already.
-    if (!op.isEnded && this.#inRecord.at(-1) !== op) this.#end(op, 0)
+    // Nothing to write: both ends read as zeros already. Whatever made them so, perhaps a trim not
+    // durable yet, is what FUA then waits for.
+    if (!op.isEnded && this.#inRecord.at(-1) !== op) {
+      op.sequence = this.#core.log.nextSequence
+      this.#end(op, 0)
+    }
     return 'done'
   }
 

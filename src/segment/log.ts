@@ -50,6 +50,8 @@ export class Log {
   #spare: SegmentState | null = null
   #spareComing: Promise<void> | null = null
   #spareErrno = 0
+  /** A roll waits for the spare being created. */
+  #isSpareAsked = false
   #slot = 0
   #sequence = 1
   #blockCount = 0
@@ -225,15 +227,7 @@ export class Log {
   roll(): number {
     assert(this.#written || this.entries.count === 0, 'no record is half built at a roll')
     if (this.failure !== 0) return this.failure
-    if (this.#spare === null) {
-      if (this.#spareErrno !== 0) {
-        const errno = this.#spareErrno
-        this.#spareErrno = 0
-        return this.#fail(errno)
-      }
-      this.#createSpare()
-      return -Errno.EAGAIN
-    }
+    if (this.#spare === null) return this.#awaitSpare()
     const segment = this.#open()
     const result = sealSegment(
       this.#io,
@@ -248,9 +242,26 @@ export class Log {
     this.#segment = this.#spare
     this.#slot = DATA_SLOT_FIRST
     this.#spare = null
+    this.#isSpareAsked = false
     this.beginRecord()
     this.#createSpare()
     return 0
+  }
+
+  /**
+   * Has the spare segment created, again if need be: -EAGAIN. Only when it failed since a roll
+   * asked for it does the failure count: there may have been space in between.
+   */
+  #awaitSpare(): number {
+    const errno = this.#spareErrno
+    this.#spareErrno = 0
+    if (errno !== 0 && this.#isSpareAsked) {
+      this.#isSpareAsked = false
+      return this.#fail(errno)
+    }
+    this.#isSpareAsked = true
+    this.#createSpare()
+    return -Errno.EAGAIN
   }
 
   /** Resolves when the spare segment is there or could not be created. */
@@ -262,10 +273,12 @@ export class Log {
   /** Seals the open segment if anything was written to it; see `roll`. */
   async sealOpen(): Promise<void> {
     if (this.#slot === DATA_SLOT_FIRST) return
-    await this.whenSpare()
-    const result = this.roll()
-    if (result < 0)
-      throw new OperatingError('io', 'cannot seal the open segment', { errno: -result })
+    let result = this.roll()
+    while (result === -Errno.EAGAIN) {
+      await this.whenSpare()
+      result = this.roll()
+    }
+    this.#store.mustSucceed(result, 'seal', this.openSegmentId)
   }
 
   /**
@@ -277,7 +290,7 @@ export class Log {
     if (this.#spare !== null) await this.#store.delete(this.#spare.id)
     this.#spare = null
     await this.syncs.close()
-    if (this.failure === 0) await this.#closeOpen(this.#open())
+    if (this.failure === 0 && this.#segment !== null) await this.#closeOpen(this.#segment)
     this.#io.arena.free(this.#staging, PAGE_SIZE_BYTES + SEAL_BYTES)
   }
 

@@ -48,6 +48,7 @@ export class LogReplay {
   /** Segments with replayed records, and the slot each ends at. */
   readonly #ends: { state: SegmentState; slot: number }[] = []
   readonly #abandoned: SegmentState[] = []
+  readonly #pinned: Set<SegmentState> = new Set()
 
   /** `isClean`: the pool was closed, so that nothing follows `position`. */
   constructor(io: Io, store: SegmentStore, position: LogPosition, isClean: boolean) {
@@ -59,7 +60,16 @@ export class LogReplay {
   }
 
   close(): void {
+    for (const state of this.#pinned) this.#store.unpin(state)
+    this.#pinned.clear()
     this.#scanner.close()
+  }
+
+  /** Keeps the file open to the end: node faults of the visitor open many others. */
+  #pin(state: SegmentState): void {
+    if (this.#pinned.has(state)) return
+    this.#pinned.add(state)
+    state.pinCount += 1
   }
 
   /**
@@ -70,6 +80,7 @@ export class LogReplay {
     const { segment, slot } = this.#position
     if (!this.#store.has(segment)) return
     const state = this.#store.get(segment)
+    this.#pin(state)
     if ((await this.#store.readKind(state)) !== SegmentKind.log) {
       throw new CorruptionError('segment-corrupt', `segment ${segment} is not a log segment`, {
         hint: 'run "varve check" on the pool',
@@ -99,6 +110,7 @@ export class LogReplay {
       if (id <= segment) continue
       const state = this.#store.get(id)
       if ((await this.#store.readKind(state)) === SegmentKind.bulk) continue
+      this.#pin(state)
       if (state.kind !== null && (await this.#scanner.peek(state, chain))) {
         state.beginTable()
         await replaySegment(state, DATA_SLOT_FIRST)

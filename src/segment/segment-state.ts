@@ -17,6 +17,8 @@ export class SegmentState {
   kind: SegmentKind | null = null
   /** Of a bulk segment, once its header was read. */
   importId = 0
+  /** False when only the footer says what it is: then it is never judged to be a leftover. */
+  isHeaderSound = true
   /**
    * False while it is being filled: then its whole checksum table is here. True: table pages are
    * loaded when needed and may be dropped again.

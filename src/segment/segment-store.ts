@@ -252,7 +252,11 @@ export class SegmentStore {
 
   async openFile(state: SegmentState): Promise<IoFile> {
     if (state.file !== null) return state.file
-    state.opening ??= this.io.open(this.pathOf(state.id), 'write')
+    state.opening ??= this.io.open(this.pathOf(state.id), 'write').catch((error: unknown) => {
+      // The next who needs it tries again: there may be a descriptor by then.
+      state.opening = null
+      throw error
+    })
     const file = await state.opening
     if (state.opening !== null) {
       state.opening = null
@@ -262,7 +266,11 @@ export class SegmentStore {
     return must(state.file, 'the segment file')
   }
 
-  /** Reads the header; null when the file is not a sound segment of this pool. */
+  /**
+   * What the header says, or the footer where the header is damaged. Null when the file ends with
+   * its first page: its creation was cut short. Rejects `segment-corrupt` when a file that holds
+   * more says nothing of itself.
+   */
   async readKind(state: SegmentState): Promise<SegmentKind | null> {
     if (state.kind !== null) return state.kind
     const file = await this.#pin(state)
@@ -274,12 +282,23 @@ export class SegmentStore {
       if (header?.segment === state.id) {
         state.kind = header.kind
         state.importId = header.importId
+        return state.kind
       }
-      return state.kind
+      if ((await this.io.stat(file)).sizeBytes <= PAGE_SIZE_BYTES) return null
     } finally {
       this.#pages.give(page)
       this.unpin(state)
     }
+    await this.readSealed(state)
+    if (state.footer === null) {
+      throw new CorruptionError('segment-corrupt', `segment ${state.id} has no sound header`, {
+        hint: 'run "varve check" on the pool',
+        details: { segment: state.id },
+      })
+    }
+    state.kind = state.footer.kind
+    state.isHeaderSound = false
+    return state.kind
   }
 
   /** Reads the footer; false when the segment is not sealed. */
@@ -298,11 +317,11 @@ export class SegmentStore {
     }
   }
 
-  /** Removes the file. Nothing may refer to it and no read may be in flight. */
+  /** Removes the file, which nothing may refer to, once those who still use it are done. */
   async delete(id: number): Promise<void> {
     const state = this.get(id)
-    assert(state.pinCount === 0, `segment ${id} is deleted with reads in flight`)
     this.#segments.delete(id)
+    while (state.pinCount > 0) await this.io.pause()
     for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) {
       this.#tablePages.delete(id * TABLE_PAGE_COUNT + i)
     }
@@ -325,9 +344,10 @@ export class SegmentStore {
     return this.io.syncDirectory(this.#folder)
   }
 
-  /** What the segment takes on disk. */
+  /** What the segment takes on disk; nothing when it was deleted meanwhile. */
   async allocatedBytes(id: number): Promise<number> {
-    const state = this.get(id)
+    const state = this.#segments.get(id)
+    if (state === undefined) return 0
     const file = await this.#pin(state)
     try {
       return (await this.io.stat(file)).allocatedBytes
@@ -338,7 +358,7 @@ export class SegmentStore {
 
   async close(): Promise<void> {
     for (const state of this.#segments.values()) {
-      assert(state.pinCount === 0, 'the store closes without reads in flight')
+      while (state.pinCount > 0) await this.io.pause()
       const file = state.file
       state.file = null
       if (file !== null) await this.io.close(file)

@@ -133,9 +133,11 @@ export class SyncGroup implements IoCompletion {
       this.#durable = this.#roundSequence
     }
     const waiting = this.#waiting
+    // A waiter that is told may start the next round, which covers none of these.
+    const round = this.#round
     this.#waiting = []
     for (const one of waiting) {
-      const isCovered = one.sequence <= this.#durable && one.round <= this.#round
+      const isCovered = one.sequence <= this.#durable && one.round <= round
       const done = this.#failure !== 0 || isCovered
       if (done) one.waiter.durable(one.tag, this.#failure)
       else this.#waiting.push(one)
