@@ -96,6 +96,8 @@ export class Checkpointer {
     this.#chain = fixed.chain
     await log.syncs.settle()
     verifyHealthy(this.#core)
+    const isDurable = log.syncs.durableSequence >= fixed.position.sequence
+    assert(isDurable, 'a superblock names only what is durable (I4)')
     const part = fixed.chain.at(-1) ?? NO_PART
     await this.#file.write((before): Superblock => {
       return {

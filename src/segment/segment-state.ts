@@ -1,11 +1,12 @@
 import type { IoFile } from '../io/io.ts'
 import type { SegmentFooter, SegmentKind } from '../format/segment.ts'
 import {
+  DATA_SLOT_FIRST,
   TABLE_PAGE_COUNT,
   TABLE_PAGE_SLOT_COUNT,
   TABLE_PAGE_SLOT_SHIFT,
 } from '../format/segment.ts'
-import { must } from '../base/assert.ts'
+import { assert, must } from '../base/assert.ts'
 
 /** Words in one page of the checksum table: two a slot. */
 export const TABLE_PAGE_WORDS: number = 2 * TABLE_PAGE_SLOT_COUNT
@@ -40,14 +41,20 @@ export class SegmentState {
     this.id = id
   }
 
+  /** Of a segment being filled: the first slot not given to anything yet. */
+  #nextSlot = DATA_SLOT_FIRST
+
   /** Makes room for the checksums of a segment about to be filled. */
   beginTable(): void {
     this.sealed = false
+    this.#nextSlot = DATA_SLOT_FIRST
     for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) this.pages[i] = new Uint32Array(TABLE_PAGE_WORDS)
   }
 
   /** Notes the checksums of `count` blocks from `slot`; `words` holds two a block from `index`. */
   setChecksums(slot: number, count: number, words: Uint32Array, index: number): void {
+    assert(slot >= this.#nextSlot, `slot ${slot} of segment ${this.id} is written once (I1)`)
+    this.#nextSlot = slot + count
     for (let i = 0; i < count; i += 1) {
       const at = slot + i
       const page = must(this.pages[at >> TABLE_PAGE_SLOT_SHIFT], 'the table of an open segment')
