@@ -29,7 +29,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK [options]
   nbd         varve and qemu-nbd side by side, on the same work
   snapshots   reading a volume with 1,000 snapshots and one with none, as pairs
   memory      resident memory of varve serve while 20 GiB are moved
-  recovery    kill -9 with 1 GiB of log since the checkpoint, then the time to reopen
+  recovery    kill -9 after 1 GiB, with and without checkpoints, then the time to reopen
   clones      1,000 clones of a 100 GiB volume in one command
 
   --rounds N       how often each measurement is repeated (5)
