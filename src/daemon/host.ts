@@ -1,6 +1,7 @@
 /** What a process needs before it can open a pool: the world, and the checksum. */
 import type { HoleSeeker } from '../image/import-raw.ts'
 import type { Checksum } from '../base/checksum.ts'
+import { MIB } from '../base/units.ts'
 import type { Io } from '../io/io.ts'
 import { openChecksum, openIo } from '../io/open-io.ts'
 import { tryLoadBinding } from '../native/binding.ts'
@@ -14,9 +15,13 @@ export interface Host {
 
 export type IoKind = 'auto' | 'ring' | 'node'
 
+/** All 128 clients of the NBD server fit a quarter of it. Only what is used takes memory. */
+const ARENA_BYTES: number = 168 * MIB
+
 export async function openHost(kind: IoKind): Promise<Host> {
   const checksum = await openChecksum()
-  return { io: await openIo({ kind }), checksum, seeker: tryHoleSeeker() }
+  const io = await openIo({ kind, arenaBytes: ARENA_BYTES })
+  return { io, checksum, seeker: tryHoleSeeker() }
 }
 
 /** Null without the addon: then nothing can be asked, and files are read whole. */
