@@ -1,6 +1,6 @@
 import { OperatingError } from '../base/errors.ts'
 
-/** Names appear in file paths, URIs and JSON: letters, digits, `.`, `_`, `-`; not first `.` or `-`. */
+/** Names appear in paths, URIs and JSON: letters, digits, `.`, `_`, `-`; not first `.` or `-`. */
 const NAME_PATTERN = /^[A-Za-z0-9_][A-Za-z0-9._-]*$/
 
 /** Fits a file name with room for suffixes. */
@@ -15,7 +15,9 @@ export interface DiskName {
 function verifyPart(part: string, whole: string): void {
   if (NAME_PATTERN.test(part) && part.length <= NAME_LENGTH_MAX) return
   throw new OperatingError('usage', `"${whole}" is not a valid name`, {
-    hint: `use letters, digits, ".", "_" and "-", at most ${NAME_LENGTH_MAX}, not beginning with "." or "-"`,
+    hint:
+      `use letters, digits, ".", "_" and "-", not beginning with "." or "-", ` +
+      `at most ${NAME_LENGTH_MAX}`,
   })
 }
 

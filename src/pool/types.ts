@@ -120,10 +120,10 @@ export interface PoolOperations {
   snapshot(names: string[]): Promise<SnapshotInfo[]>
   /** `source`: any disk; all `names` in one step, all or nothing. */
   clone(source: string, names: string[]): Promise<VolumeInfo[]>
-  /** `name`: `volume@snapshot`. The volume's content becomes the snapshot's; newer snapshots stay. */
+  /** `name`: `volume@snapshot`. The volume becomes what the snapshot is; newer snapshots stay. */
   restore(name: string): Promise<VolumeInfo>
   remove(request: RemoveRequest): Promise<RemoveReport>
-  /** A volume (`to` is a volume name) or a snapshot (`to` is `volume@snapshot` of the same volume). */
+  /** A volume (`to` is a volume name) or a snapshot (`to`: `volume@snapshot` of the same volume). */
   rename(from: string, to: string): Promise<void>
   resize(name: string, sizeBytes: number, allowShrink: boolean): Promise<VolumeInfo>
   hold(name: string, tag: string): Promise<void>

@@ -227,7 +227,7 @@ export class SegmentStore {
     }
   }
 
-  /** True when the file is open and the table pages of the range are here. Keeps them so a while. */
+  /** True when the file is open and the range's table pages are here. Keeps them so a while. */
   isReady(state: SegmentState, slot: number, count: number): boolean {
     if (state.file === null) return false
     if (!state.sealed) return true
