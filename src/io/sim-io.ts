@@ -79,7 +79,7 @@ export class SimIo implements Io {
   readonly clock: SimClock
   /** Faults that struck and crashes, oldest first; shared with the worlds before and after. */
   readonly events: string[]
-  readonly #options: SimIoOptions
+  #options: SimIoOptions
   readonly #prng: Prng
   readonly #listeners = new Map<string, (socket: IoSocket) => void>()
   #hooks: TurnHook[] = []
@@ -192,6 +192,11 @@ export class SimIo implements Io {
 
   addFault(fault: SimFault): void {
     this.disk.addFault(fault)
+  }
+
+  /** From now on, also after reboots, syncs answer 0 and make nothing durable. */
+  breakSyncs(): void {
+    this.#options = { ...this.#options, brokenSync: true }
   }
 
   /** Multiplies every delay of the disk from now on. */

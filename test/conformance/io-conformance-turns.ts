@@ -158,16 +158,22 @@ const CASES: Readonly<Record<string, Case>> = {
     const at = io.arena.allocate(4096)
     let isOver = false
     let reads = 0
+    let begun: () => void = () => undefined
+    const busy = new Promise<void>((resolve) => {
+      begun = resolve
+    })
     const finished = new Promise<void>((resolve) => {
       const completion: IoCompletion = {
         ioComplete(): void {
           reads += 1
+          if (reads === 10) begun()
           if (isOver) resolve()
           else io.read(file, 0, at, 4096, completion, 0)
         },
       }
       io.read(file, 0, at, 4096, completion, 0)
     })
+    await busy
     await new Promise<void>((resolve) => {
       io.setTimer(20, () => {
         isOver = true
@@ -175,7 +181,7 @@ const CASES: Readonly<Record<string, Case>> = {
       })
     })
     await finished
-    t.ok(reads > 1)
+    t.ok(reads > 10)
     await io.close(file)
   },
 }

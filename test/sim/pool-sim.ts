@@ -133,9 +133,9 @@ class PoolSim {
   constructor(maker: PoolMaker, options: PoolSimOptions) {
     this.#maker = maker
     this.#options = options
-    const { seed, brokenSync, arenaMemory } = options
+    const { seed, arenaMemory } = options
     this.#prng = new Prng(seed)
-    this.#io = new SimIo({ seed: this.#prng.nextU32(), brokenSync, arenaMemory })
+    this.#io = new SimIo({ seed: this.#prng.nextU32(), arenaMemory })
     const factor = (): number => this.#prng.pick([0, 0.3, 1, 1, 3])
     this.#stepWeights = STEP_KINDS.map((kind) => {
       const isLeftOut = options.only !== undefined && !options.only.includes(kind)
@@ -159,6 +159,8 @@ class PoolSim {
 
   async run(): Promise<PoolSimReport> {
     await this.#reopen()
+    // Not before: a pool that was never created would be too easy to miss.
+    if (this.#options.brokenSync) this.#io.breakSyncs()
     while (this.#report.stepCount < this.#options.stepCount) {
       this.#report.stepCount += 1
       const kind = STEP_KINDS[this.#prng.weighted(this.#stepWeights)]
