@@ -8,19 +8,13 @@ import {
 import { GIB, MIB, TIB } from '../../../src/base/units.ts'
 import { Errno } from '../../../src/base/errors.ts'
 import { ioResult } from '../../../src/io/io.ts'
-import { BLOCK, POOL, SimWorld } from './sim-pool.ts'
+import { BLOCK, POOL, SimWorld, fillOf } from './sim-pool.ts'
 import { Pool } from '../../../src/pool/pool.ts'
 
 t.setTimeout(120_000)
 
 function megabyteOf(value: number): Uint8Array {
   return new Uint8Array(MIB).fill(value)
-}
-
-/** The value that all bytes of an answer have, or 'mixed'; the errno of a read that failed. */
-function fillOf(answer: Uint8Array | number): number | string {
-  if (typeof answer === 'number') return answer
-  return Buffer.alloc(answer.length, answer[0]).equals(answer) ? answer[0] : 'mixed'
 }
 
 void t.test('thin volumes', async (t) => {

@@ -10,6 +10,12 @@ import type { OpenPoolOptions } from '../../../src/pool/pool.ts'
 export const POOL = '/pool'
 export const BLOCK = 4096
 
+/** The value that all bytes of an answer have, or 'mixed'; the errno of a read that failed. */
+export function fillOf(answer: Uint8Array | number): number | string {
+  if (typeof answer === 'number') return answer
+  return Buffer.alloc(answer.length, answer[0]).equals(answer) ? answer[0] : 'mixed'
+}
+
 export class SimWorld {
   io: SimIo
   readonly checksum: Checksum

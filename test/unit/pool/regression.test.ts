@@ -1,0 +1,373 @@
+/** Defects that a review found, one test each: the property that must hold, and what went wrong. */
+import { setImmediate } from 'node:timers/promises'
+import t from 'tap'
+import type { Test } from 'tap'
+import { Errno, OperatingError } from '../../../src/base/errors.ts'
+import { MIB } from '../../../src/base/units.ts'
+import { WRITE_FUA } from '../../../src/export/target.ts'
+import { SegmentKind, segmentFileName } from '../../../src/format/segment.ts'
+import { SUPERBLOCK_UNFINISHED_COUNT_MAX } from '../../../src/format/superblock.ts'
+import type { IoFile } from '../../../src/io/io.ts'
+import { Pool } from '../../../src/pool/pool.ts'
+import type { BulkImport, VolumeInfo } from '../../../src/pool/types.ts'
+import { openBareStore } from './bare-store.ts'
+import { BLOCK, POOL, SimWorld, fillOf } from './sim-pool.ts'
+
+t.setTimeout(120_000)
+
+const FOLDER = `${POOL}/segments`
+const IMAGE_BYTES = MIB
+
+/** An import of a volume `image`, all of it written with sevens, not committed. */
+async function fillImage(world: SimWorld): Promise<BulkImport> {
+  const request = { name: 'image', sizeBytes: IMAGE_BYTES }
+  const bulk = await world.run(world.pool.beginImport(request))
+  await world.run(bulk.write(0, new Uint8Array(IMAGE_BYTES).fill(7)))
+  return bulk
+}
+
+async function readImage(world: SimWorld): Promise<number | string> {
+  const image = world.disk('image')
+  const fill = fillOf(await image.read(0, IMAGE_BYTES))
+  image.close()
+  return fill
+}
+
+/** Imports of one block each: segments that a look at the space taken has to ask about. */
+async function importMany(world: SimWorld, count: number): Promise<void> {
+  for (let i = 0; i < count; i += 1) {
+    const bulk = await world.run(world.pool.beginImport({ name: `image${i}`, sizeBytes: MIB }))
+    await world.run(bulk.write(0, new Uint8Array(BLOCK).fill(1)))
+    await world.run(bulk.commit())
+  }
+}
+
+/** Stops where the volume `image` is in the catalogue and its commit not durable yet. */
+async function untilApplied(
+  t: Test,
+  world: SimWorld,
+  committing: Promise<VolumeInfo>,
+): Promise<void> {
+  const isListed = (): boolean => world.pool.list().some(({ name }) => name === 'image')
+  const info = await world.io.runUntil(committing, () => !isListed())
+  t.equal(info, undefined, 'the commit waits for its sync')
+}
+
+/** Some turns, whatever they bring. */
+async function runTurns(world: SimWorld, count: number): Promise<void> {
+  for (let i = 0; i < count; i += 1) {
+    world.io.step()
+    await setImmediate()
+  }
+}
+
+// The checkpoint named the import as unfinished and its volume too: recovery deleted the segments.
+void t.test('an import whose commit a checkpoint overtakes survives power loss', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  const committing = (await fillImage(world)).commit()
+  await untilApplied(t, world, committing)
+  const checkpointing = world.pool.checkpoint()
+  await world.run(Promise.all([committing, checkpointing]))
+  t.equal(await readImage(world), 7)
+  await world.crash()
+  t.equal(await readImage(world), 7)
+  t.same(world.damage, [])
+  await world.close()
+})
+
+// The first checkpoint named every dead segment, more than a superblock holds: no open succeeded.
+void t.test('an import of any size that was cut off is cleared away at the open', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  world.io.crash({ kind: 'process' })
+  world.io = world.io.reboot()
+  const { store } = await openBareStore(world, 16)
+  const before = store.count
+  let importId = 0
+  for (let i = 0; i <= SUPERBLOCK_UNFINISHED_COUNT_MAX; i += 1) {
+    const segment = await world.run(store.create(SegmentKind.bulk, importId))
+    importId ||= segment.importId
+  }
+  await world.run(store.close())
+  await world.open()
+  const { segmentCount } = await world.run(world.pool.info())
+  t.ok(segmentCount <= before + 2, 'its segments are gone')
+  await world.reopen()
+  await world.close()
+})
+
+// A segment whose header did not decode was taken for a torn creation, and deleted at the open.
+void t.test('a damaged header page costs no data', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  const before = new Set(await world.run(world.io.list(FOLDER)))
+  const bulk = await fillImage(world)
+  const created = (await world.run(world.io.list(FOLDER))).filter((name) => !before.has(name))
+  await world.run(bulk.commit())
+  await world.close()
+  const [name] = created.toSorted().slice(-1)
+  t.equal(name, segmentFileName(3), 'the import’s segment')
+  world.io.disk.flipBit(`${FOLDER}/${name}`, 9, 1)
+  await world.open()
+  t.equal(await readImage(world), 7)
+  await world.close()
+})
+
+// The rejected promise of the open was kept and handed to everyone who needed the file later.
+void t.test('a segment that could not be opened once is opened later', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  await world.run((await fillImage(world)).commit())
+  // The first open after the import may look at its header, the second opens no segment of it.
+  await world.reopen()
+  await world.reopen()
+  const { io } = world
+  const open = io.open.bind(io)
+  let openCount = 0
+  io.open = (path, mode) => {
+    openCount += 1
+    if (openCount > 1) return open(path, mode)
+    return Promise.reject(new OperatingError('io', 'too many open files', { errno: 24 }))
+  }
+  const image = world.disk('image')
+  t.equal(fillOf(await image.read(0, BLOCK)), -Errno.EIO)
+  t.equal(fillOf(await image.read(0, BLOCK)), 7)
+  image.close()
+  await world.close()
+})
+
+// The abort after it deleted the volume's segments, and others' data came to lie at its addresses.
+void t.test('a commit whose sync failed is not taken back by an abort', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  const bulk = await fillImage(world)
+  const committing = bulk.commit()
+  await untilApplied(t, world, committing)
+  world.io.addFault({ kind: 'sync-error', errno: 5, path: '/segments/', skip: 0, times: 1 })
+  await t.rejects(world.run(committing), { code: 'pool-failed' })
+  await world.run(bulk.abort())
+  await world.reopen()
+  await world.run(world.pool.create({ name: 'other', sizeBytes: 4 * MIB }))
+  const other = world.disk('other')
+  for (let i = 0; i < 2; i += 1) t.equal(await other.fill(i * MIB, MIB, 0x5e), 0)
+  t.equal(await readImage(world), 7)
+  other.close()
+  await world.close()
+})
+
+// The close aborted the import in the middle of its commit: the volume stayed, its segments not.
+void t.test('a close beside a commit lets it end', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  const committing = (await fillImage(world)).commit()
+  await untilApplied(t, world, committing)
+  const closing = world.pool.close()
+  const [info] = await world.run(Promise.all([committing, closing]))
+  t.equal(info.name, 'image')
+  await world.open()
+  t.equal(await readImage(world), 7)
+  await world.close()
+})
+
+// Files were being asked for their size: the close failed on that, and the lock stayed.
+void t.test('a close while the space is being looked at succeeds and unlocks', async (t) => {
+  for (const fillCount of [15, 16]) {
+    const world = await SimWorld.create({ seed: 1 }, 1024 * MIB)
+    await world.run(world.pool.create({ name: 'a', sizeBytes: 64 * MIB }))
+    await importMany(world, 40)
+    await world.run(world.pool.info())
+    const a = world.disk('a')
+    for (let i = 0; i < fillCount; i += 1) await a.fill(i * MIB, MIB, 3)
+    a.close()
+    const { io } = world
+    const stat = io.stat.bind(io)
+    io.stat = async (file) => {
+      await new Promise<void>((resolve) => io.setTimer(1, resolve))
+      return stat(file)
+    }
+    await t.resolves(world.run(world.pool.close()))
+    await world.open()
+    await world.close()
+  }
+})
+
+// A segment whose size was being asked for counted as read: deleting it failed, the rest leaked.
+void t.test('an import is aborted while the pool is being described', async (t) => {
+  for (let turnCount = 1; turnCount <= 6; turnCount += 1) {
+    const world = await SimWorld.create({ seed: turnCount })
+    const bulk = await fillImage(world)
+    const describing = world.pool.info()
+    await runTurns(world, turnCount)
+    await t.resolves(world.run(Promise.all([bulk.abort(), describing])))
+    await world.close()
+  }
+})
+
+// The error of a spare segment was kept until the next roll, and failed a log that had space again.
+void t.test('a disk that was full for a while does not fail the log later', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  await world.run(world.pool.create({ name: 'a', sizeBytes: 256 * MIB }))
+  const a = world.disk('a')
+  while ((await world.run(world.io.list(FOLDER))).length < 2) await world.run(world.io.pause())
+  const { io } = world
+  const open = io.open.bind(io)
+  let refusedCount = 0
+  let isFull = true
+  io.open = (path, mode) => {
+    if (mode !== 'create' || !isFull) return open(path, mode)
+    refusedCount += 1
+    return Promise.reject(new OperatingError('no-space', 'full', { errno: Errno.ENOSPC }))
+  }
+  for (let i = 0; i < 80; i += 1) t.equal(await a.fill(i * MIB, MIB, 3), 0)
+  t.equal(refusedCount, 1, 'the spare after the first roll')
+  isFull = false
+  for (let i = 80; i < 140; i += 1) t.equal(await a.fill(i * MIB, MIB, 3), 0)
+  t.equal((await world.run(io.list(FOLDER))).length, 4, 'there was a second roll')
+  t.equal(world.pool.failure, null)
+  a.close()
+  await world.close()
+})
+
+// It was answered at once, as it wrote nothing, and the trim it had found was then lost.
+void t.test('FUA of a zero that changes nothing makes durable what it relies on', async (t) => {
+  for (let seed = 1; seed <= 8; seed += 1) {
+    const world = await SimWorld.create({ seed })
+    await world.run(world.pool.create({ name: 'a', sizeBytes: MIB }))
+    const a = world.disk('a')
+    await a.fill(0, BLOCK, 9)
+    await a.flush()
+    await a.trim(0, BLOCK)
+    t.equal(await a.zero(0, 512, WRITE_FUA), 0)
+    a.close()
+    await world.crash()
+    const again = world.disk('a')
+    t.equal(fillOf(await again.read(0, 512)), 0)
+    again.close()
+    await world.close()
+  }
+})
+
+// Trims were always taken, down to the last byte: then nothing could be removed, nor reopened.
+void t.test('I9: trims leave what removing, reclaiming and recovery need', async (t) => {
+  const world = await SimWorld.create({ seed: 1, capacityBytes: 24 * MIB })
+  const { pool } = world
+  await world.run(pool.create({ name: 'a', sizeBytes: 64 * MIB }))
+  await world.run(pool.create({ name: 'b', sizeBytes: 64 * MIB }))
+  const a = world.disk('a')
+  let result = 0
+  for (let i = 0; result === 0; i += 1) result = await a.fill(i * MIB, MIB, 3)
+  t.equal(result, -Errno.ENOSPC)
+  let trimCount = 0
+  for (result = 0; result === 0 && trimCount < 20_000; trimCount += 1) {
+    result = await a.trim((trimCount % 2000) * 2 * BLOCK, BLOCK)
+  }
+  t.equal(result, -Errno.ENOSPC)
+  t.ok(trimCount > 100, 'there is room for trims when there is none for data')
+  a.close()
+  await world.run(pool.remove({ names: ['b'], recursive: true, dryRun: false }))
+  await world.run(pool.reclaim())
+  await world.crash()
+  t.same(
+    world.pool.list().map(({ name }) => name),
+    ['a'],
+  )
+  await world.close()
+})
+
+// A restore in between was followed by the resize alone: what lay behind the new end came back.
+void t.test('nobody restores or removes a volume while it shrinks', async (t) => {
+  const small = 8 * BLOCK + 2048
+  for (const turnCount of [0, 1, 2]) {
+    const world = await SimWorld.create({ seed: 3 })
+    const { pool } = world
+    await world.run(pool.create({ name: 'a', sizeBytes: MIB }))
+    const a = world.disk('a')
+    await a.fill(0, MIB, 1)
+    await world.run(pool.snapshot(['a@s']))
+    await a.fill(0, MIB, 2)
+    a.close()
+    const shrinking = pool.resize('a', small, true)
+    await runTurns(world, turnCount)
+    const remove = { names: ['a'], recursive: true, dryRun: false }
+    await t.rejects(world.run(pool.restore('a@s')), { code: 'busy' })
+    await t.rejects(world.run(pool.remove(remove)), { code: 'busy' })
+    await world.run(shrinking)
+    const again = world.disk('a')
+    t.equal(again.target.sizeBytes, small)
+    t.equal(fillOf(await again.read(0, small)), 2)
+    again.close()
+    await world.run(pool.remove(remove))
+    await world.close()
+  }
+})
+
+// The abort let go of the map that the write was filling: an assertion, and the lock stayed.
+void t.test('a close beside the write of an import lets it end and unlocks', async (t) => {
+  for (let turnCount = 0; turnCount < 12; turnCount += 1) {
+    const world = await SimWorld.create({ seed: 1 })
+    const bulk = await world.run(world.pool.beginImport({ name: 'image', sizeBytes: 8 * MIB }))
+    const writing = bulk.write(0, new Uint8Array(4 * MIB).fill(7))
+    await runTurns(world, turnCount)
+    const closing = world.pool.close()
+    await t.resolves(world.run(Promise.all([writing, closing])))
+    await world.open()
+    t.same(world.pool.list(), [])
+    await world.close()
+  }
+})
+
+// Only the lock and the superblock were let go of: memory ran out after three tries.
+void t.test('an open that fails gives back its memory, its files and the lock', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  await world.run(world.pool.create({ name: 'a', sizeBytes: MIB }))
+  await world.close()
+  const { io } = world
+  const open = io.open.bind(io)
+  const close = io.close.bind(io)
+  const files = new Set<IoFile>()
+  io.open = async (path, mode) => {
+    const file = await open(path, mode)
+    files.add(file)
+    return file
+  }
+  io.close = async (file) => {
+    await close(file)
+    files.delete(file)
+  }
+  const fault = { kind: 'sync-error', errno: 5, path: 'superblock', skip: 1, times: 1 } as const
+  for (let i = 0; i < 5; i += 1) {
+    io.addFault(fault)
+    await t.rejects(world.run(Pool.open(io, world.checksum, POOL)), /superblock cannot be synced/)
+    await io.runFor(100)
+    t.equal(io.arena.usedBytes, 0)
+    t.equal(files.size, 0)
+  }
+  await world.open()
+  await world.close()
+})
+
+// Each look at the disk found something written meanwhile, by trims, and was followed by another.
+void t.test('a write that does not fit is refused while others go on', async (t) => {
+  const world = await SimWorld.create({ seed: 1, capacityBytes: 64 * MIB }, 24 * MIB)
+  await world.run(world.pool.create({ name: 'a', sizeBytes: 64 * MIB }))
+  await world.run(world.pool.create({ name: 'b', sizeBytes: 64 * MIB }))
+  const a = world.disk('a')
+  const b = world.disk('b')
+  let result = 0
+  for (let i = 0; result === 0; i += 1) result = await a.fill(i * MIB, MIB, 3)
+  t.equal(result, -Errno.ENOSPC)
+  // So long after that refusal that the next one looks at the disk again.
+  await world.io.runFor(1000)
+  let refusal: number | null = null
+  const { arena } = world.io
+  const at = arena.allocate(MIB)
+  const refused = {
+    targetComplete: (_tag: number, errno: number): void => {
+      refusal = errno
+    },
+  }
+  a.target.write(40 * MIB, MIB, at, 0, refused, 0)
+  for (let i = 0; i < 100 && refusal === null; i += 1) {
+    t.equal(await b.trim(2 * i * BLOCK, BLOCK), 0)
+  }
+  t.equal(refusal, -Errno.ENOSPC)
+  arena.free(at, MIB)
+  a.close()
+  b.close()
+  await world.close()
+})
