@@ -305,23 +305,13 @@ export class DataStep implements TargetCompletion {
   #noteChange(request: Request): void {
     if (request.result === 0) {
       this.#answered.push(request)
-      if (request.isFua && this.#hasEffect(request)) this.#require(request)
+      if (request.isFua) this.#require(request)
     } else if (request.result === -Errno.ENOSPC) {
       this.noSpaceCount += 1
       this.#undo(request)
     } else {
       this.failure ||= request.result as number
     }
-  }
-
-  /** What changes nothing need not be in the log, and then says nothing about what came before. */
-  #hasEffect(request: Request): boolean {
-    const before = (this.step.before.get(request.volume) as ModelVolume).sectors
-    const after = (this.#after.get(request.volume) as ModelVolume).sectors
-    return request.ranges.some(({ firstSector, sectorCount }) => {
-      const end = firstSector + sectorCount
-      return before.subarray(firstSector, end).some((stamp, i) => stamp !== after[firstSector + i])
-    })
   }
 
   /** Refused for want of space means that nothing of it was done. */
