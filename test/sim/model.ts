@@ -17,7 +17,7 @@
  * every step before it survived whole, of every step after it nothing did, and of the frontier
  * itself any part: a control operation wholly or not at all (one record), a data step block by
  * block (a long write may span records; a block never tears, even for a partial write of it).
- * Operations answered before a completed flush was issued, and FUA writes that were answered, are
+ * Operations answered before a completed flush was issued, and answered FUA requests, are
  * *required*: all steps before the one that holds a required operation are required whole, and
  * of that step its required blocks. The order of operations within one step is not judged; that
  * is the only looseness, and steps of a single operation make up for it.
