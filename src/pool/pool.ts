@@ -53,6 +53,7 @@ import type {
   VolumeInfo,
 } from './types.ts'
 import {
+  SHRINKING,
   cloneDisk,
   createVolume,
   disksToRemove,
@@ -189,10 +190,16 @@ export class Pool implements PoolOperations {
     return entries
   }
 
-  /** The disk as an export sees it, until `close`; null when there is none of that name. */
+  /**
+   * The disk as an export sees it, until `close`; null when there is none of that name. Throws
+   * `busy` while it is being shrunk.
+   */
   openTarget(name: string, client: string): ExportTarget | null {
     const disk = this.#tryFindDisk(name)
     if (disk === null) return null
+    if ([...disk.users.values()].includes(SHRINKING)) {
+      throw new OperatingError('busy', `"${name}" is being shrunk; try again`)
+    }
     return new DiskTarget(this.#core, disk, this.#reads, this.#writes, client)
   }
 

@@ -123,7 +123,7 @@ export interface PoolOperations {
   /** `name`: `volume@snapshot`. The volume becomes what the snapshot is; newer snapshots stay. */
   restore(name: string): Promise<VolumeInfo>
   remove(request: RemoveRequest): Promise<RemoveReport>
-  /** A volume (`to` is a volume name) or a snapshot (`to`: `volume@snapshot` of the same volume). */
+  /** A volume (`to`: a volume name) or a snapshot (`to`: `volume@snapshot` of the same volume). */
   rename(from: string, to: string): Promise<void>
   resize(name: string, sizeBytes: number, allowShrink: boolean): Promise<VolumeInfo>
   hold(name: string, tag: string): Promise<void>

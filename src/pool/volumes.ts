@@ -51,9 +51,10 @@ export function verifySize(sizeBytes: number): void {
   })
 }
 
-/** Throws `busy` with the users and holds of the disks, if any has some. */
-const SHRINKING = 'a shrink'
+/** How a shrink names itself among a disk's users: nobody may come while there is one. */
+export const SHRINKING = 'a shrink'
 
+/** Throws `busy` with the users and holds of the disks, if any has some. */
 function verifyUnused(
   core: PoolCore,
   disks: Iterable<Disk>,

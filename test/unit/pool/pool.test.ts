@@ -244,7 +244,9 @@ void t.test('a shrink destroys what it cuts off, for good', async (t) => {
   a.close()
   const small = 10 * BLOCK + 512
   await t.rejects(world.run(pool.resize('a', small, false)), { code: 'usage' })
-  await world.run(pool.resize('a', small, true))
+  const shrinking = pool.resize('a', small, true)
+  t.throws(() => pool.openTarget('a', 'too early'), { code: 'busy' }, 'nobody comes meanwhile')
+  await world.run(shrinking)
   await world.run(pool.resize('a', MIB, false))
   await world.reopen()
   const again = world.disk('a')
