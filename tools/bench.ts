@@ -59,6 +59,14 @@ async function main(): Promise<number> {
     return values.help ? 0 : 2
   }
   const folder = mkdtempSync(join(values.folder, 'varve-bench-'))
+  const remove = (): void => rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      // Servers are killed at exit (see Server), so what they write to goes after them.
+      process.once('exit', remove)
+      process.exit(1)
+    })
+  }
   try {
     const report = await BENCHMARKS[name]({
       rounds: wholeNumber(values.rounds, '--rounds'),
@@ -72,7 +80,7 @@ async function main(): Promise<number> {
     console.log(values.json ? JSON.stringify(json, null, 2) : report.text)
     return 0
   } finally {
-    rmSync(folder, { recursive: true, force: true })
+    remove()
   }
 }
 
