@@ -35,6 +35,8 @@ struct ring {
   uint32_t *pairs;
   uint32_t operations_max, pairs_max, done_max, turns_max;
   uint32_t in_flight;
+  int32_t spin_credit;
+  uint32_t spins_skipped;
   struct iovec *vectors;
   struct msghdr *messages;
   int is_running, is_closing;

@@ -17,7 +17,9 @@ static const uint32_t FEATURES_NEEDED = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NO
 
 static int setup(uint32_t entries, uint32_t completion_entries, struct io_uring_params *params) {
   uint32_t base = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
-  uint32_t wanted[] = {base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN, base};
+  uint32_t recent =
+    IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+  uint32_t wanted[] = {base | recent, base};
   int fd = -1;
   for (int i = 0; i < 2 && fd < 0; i++) {
     memset(params, 0, sizeof *params);
@@ -103,7 +105,7 @@ uint32_t uring_unsubmitted(const struct uring *uring) {
 int uring_enter(struct uring *uring) {
   __atomic_store_n(uring->sq_tail, uring->local_tail, __ATOMIC_RELEASE);
   uint32_t count = uring_unsubmitted(uring);
-  uint32_t flags = uring_overflown(uring) ? IORING_ENTER_GETEVENTS : 0;
+  uint32_t flags = uring_held_back(uring) ? IORING_ENTER_GETEVENTS : 0;
   if (count == 0 && flags == 0) return 0;
   long result = syscall(SYS_io_uring_enter, uring->fd, count, 0, flags, NULL, 0);
   return result < 0 ? -errno : (int)result;
@@ -113,8 +115,9 @@ uint32_t uring_ready(const struct uring *uring) {
   return __atomic_load_n(uring->cq_tail, __ATOMIC_ACQUIRE) - *uring->cq_head;
 }
 
-int uring_overflown(const struct uring *uring) {
-  return (__atomic_load_n(uring->sq_flags, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW) != 0;
+int uring_held_back(const struct uring *uring) {
+  uint32_t held_back = IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN;
+  return (__atomic_load_n(uring->sq_flags, __ATOMIC_RELAXED) & held_back) != 0;
 }
 
 void uring_set_quiet(struct uring *uring, int quiet) {

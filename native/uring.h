@@ -35,7 +35,7 @@ int uring_enter(struct uring *uring);
 /* Completions that can be taken now. */
 uint32_t uring_ready(const struct uring *uring);
 /* Whether the kernel holds completions back until it is entered. */
-int uring_overflown(const struct uring *uring);
+int uring_held_back(const struct uring *uring);
 /* While quiet, completions do not signal `event_fd`. */
 void uring_set_quiet(struct uring *uring, int quiet);
 
