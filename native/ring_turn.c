@@ -127,6 +127,15 @@ static uint64_t now_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+/* Tells the processor that this is a wait. */
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 /*
  * Waits a moment for the next completion without giving the processor away: a client that sends
  * one request at a time answers sooner than a sleep and a wake-up take. Only while that keeps
@@ -143,7 +152,7 @@ static int spin(struct ring *ring) {
         if (ring->spin_credit < SPIN_CREDIT_MAX) ring->spin_credit += 2;
         return 1;
       }
-      __builtin_ia32_pause();
+      relax();
     }
   } while (now_ns() < end);
   if (ring->spin_credit > 0) ring->spin_credit--;
