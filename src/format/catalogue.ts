@@ -53,6 +53,9 @@ export interface PartAddress {
   blockCount: number
 }
 
+/** Of what has no part before it, or none at all. */
+export const NO_PART: PartAddress = { segment: 0, slot: 0, blockCount: 0 }
+
 /** A map root's node address, or null for a disk with nothing mapped. */
 export type RootAddress = readonly [segment: number, slot: number] | null
 
@@ -122,7 +125,8 @@ export function encodePart(kind: PartKind, previous: PartAddress, payload: strin
   return bytes
 }
 
-function corrupt(fact: string): CorruptionError {
+/** What is thrown for a catalogue that says what no pool writes. */
+export function catalogueCorrupt(fact: string): CorruptionError {
   return new CorruptionError('catalogue-corrupt', `the catalogue is damaged: ${fact}`, {
     hint: 'run "varve check" on the pool',
   })
@@ -130,23 +134,24 @@ function corrupt(fact: string): CorruptionError {
 
 /** Throws CorruptionError `catalogue-corrupt` for anything that is not a part. */
 export function decodePart(bytes: Uint8Array): Part {
-  if (bytes.length < FIELD.endOffset) throw corrupt('a part is cut short')
+  if (bytes.length < FIELD.endOffset) throw catalogueCorrupt('a part is cut short')
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  if (!hasMagic(view, CATALOGUE_MAGIC)) throw corrupt('a part has no magic')
+  if (!hasMagic(view, CATALOGUE_MAGIC)) throw catalogueCorrupt('a part has no magic')
   const kind = view.getUint32(FIELD.kind, true)
   if (kind !== PartKind.operation && kind !== PartKind.full && kind !== PartKind.delta) {
-    throw corrupt(`unknown kind of part ${kind}`)
+    throw catalogueCorrupt(`unknown kind of part ${kind}`)
   }
   const payloadBytes = view.getUint32(FIELD.payloadBytes, true)
   if (payloadBytes > bytes.length - FIELD.endOffset)
-    throw corrupt('a part is longer than its blocks')
+    throw catalogueCorrupt('a part is longer than its blocks')
   const text = Buffer.from(bytes.buffer, bytes.byteOffset + FIELD.endOffset, payloadBytes)
   const previous = {
     segment: view.getUint32(FIELD.segment, true),
     slot: view.getUint32(FIELD.slot, true),
     blockCount: view.getUint32(FIELD.blockCount, true),
   }
-  if (previous.blockCount > RECORD_BLOCK_COUNT_MAX) throw corrupt('a part names an oversized one')
+  if (previous.blockCount > RECORD_BLOCK_COUNT_MAX)
+    throw catalogueCorrupt('a part names an oversized one')
   try {
     const lines = text
       .toString('utf8')
@@ -155,7 +160,7 @@ export function decodePart(bytes: Uint8Array): Part {
       .map((line): unknown => JSON.parse(line))
     return { kind, previous, lines }
   } catch (error) {
-    if (error instanceof SyntaxError) throw corrupt(`a line is not JSON: ${error.message}`)
+    if (error instanceof SyntaxError) throw catalogueCorrupt(`a line is not JSON: ${error.message}`)
     throw error
   }
 }
@@ -164,7 +169,7 @@ type Fields = Record<string, unknown>
 
 function fields(value: unknown, what: string): Fields {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw corrupt(`${what} is not an object`)
+    throw catalogueCorrupt(`${what} is not an object`)
   }
   return value as Fields
 }
@@ -172,20 +177,20 @@ function fields(value: unknown, what: string): Fields {
 function number(from: Fields, key: string): number {
   const value = from[key]
   if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) {
-    throw corrupt(`"${key}" is not a whole number`)
+    throw catalogueCorrupt(`"${key}" is not a whole number`)
   }
   return value
 }
 
 function text(from: Fields, key: string): string {
   const value = from[key]
-  if (typeof value !== 'string') throw corrupt(`"${key}" is not text`)
+  if (typeof value !== 'string') throw catalogueCorrupt(`"${key}" is not text`)
   return value
 }
 
 function list(from: Fields, key: string): unknown[] {
   const value = from[key]
-  if (!Array.isArray(value)) throw corrupt(`"${key}" is not a list`)
+  if (!Array.isArray(value)) throw catalogueCorrupt(`"${key}" is not a list`)
   return value
 }
 
@@ -207,7 +212,7 @@ function root(from: Fields): RootAddress {
   if (from.root === null) return null
   const [segment, slot, ...rest] = numbers(from, 'root')
   if (segment === undefined || slot === undefined || rest.length > 0)
-    throw corrupt('"root" is no address')
+    throw catalogueCorrupt('"root" is no address')
   return [segment, slot]
 }
 
@@ -217,7 +222,8 @@ export function verifyLine(value: unknown): CatalogueLine {
   if (line.removed !== undefined) return { removed: numbers(line, 'removed') }
   const disk = fields(line.disk, '"disk"')
   const kind = text(disk, 'kind')
-  if (kind !== 'volume' && kind !== 'snapshot') throw corrupt(`unknown kind of disk "${kind}"`)
+  if (kind !== 'volume' && kind !== 'snapshot')
+    throw catalogueCorrupt(`unknown kind of disk "${kind}"`)
   return {
     disk: {
       id: number(disk, 'id'),
@@ -285,6 +291,6 @@ export function verifyOperation(value: unknown): CatalogueOperation {
     case 'release':
       return { op, id: number(line, 'id'), tag: text(line, 'tag') }
     default:
-      throw corrupt(`unknown operation "${op}"`)
+      throw catalogueCorrupt(`unknown operation "${op}"`)
   }
 }

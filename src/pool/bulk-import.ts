@@ -4,7 +4,6 @@
  * nothing refers to any of it, and a crash leaves segments that the next open removes.
  */
 import { assert } from '../base/assert.ts'
-import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { isZero } from '../base/bytes.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
@@ -19,6 +18,7 @@ import { writeMostNodes } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
 import { journal } from './journal.ts'
+import { poolFull } from './space.ts'
 import type { BulkImport, CreateVolume, VolumeInfo } from './types.ts'
 
 /** Blocks below a leaf: a run of so many, aligned on both sides, becomes one huge entry. */
@@ -175,7 +175,7 @@ export class BulkVolumeImport implements BulkImport {
       const run = this.#runFrom(hashes, done, count)
       if (!space.admits(run * BLOCK_SIZE_BYTES)) {
         await space.refresh()
-        if (!space.admits(run * BLOCK_SIZE_BYTES)) throw full()
+        if (!space.admits(run * BLOCK_SIZE_BYTES)) throw poolFull()
       }
       await this.#appendRun(firstBlock + done, run, done, hashes)
       done += run
@@ -229,12 +229,6 @@ export class BulkVolumeImport implements BulkImport {
     if (slotsLeft === 0 || (isSpanStart && slotsLeft < HUGE_BLOCK_COUNT)) await this.#writer.roll()
     return Math.min(count, this.#writer.slotsLeft)
   }
-}
-
-function full(): OperatingError {
-  return new OperatingError('no-space', 'the pool is full', {
-    hint: 'remove disks and run "varve reclaim", or raise the capacity',
-  })
 }
 
 /** Arena memory as soon as there is some. */

@@ -3,9 +3,9 @@
  * alike when an operation has just been journalled and when recovery replays it. It decides
  * nothing: who calls it has checked that the operation is allowed.
  */
-import { CorruptionError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { CatalogueLine, CatalogueOperation, DiskState } from '../format/catalogue.ts'
+import { catalogueCorrupt } from '../format/catalogue.ts'
 import { KIND_UNMAPPED, KIND_ZERO } from '../format/node.ts'
 import { EntryKind } from '../format/record.ts'
 import { emptyRoot, rootAddress, rootAt } from '../map/map-root.ts'
@@ -48,10 +48,6 @@ export class Catalogue {
   /** Volumes by name. */
   volumes(): Disk[] {
     return [...this.#volumes.values()].sort((a, b) => (a.name < b.name ? -1 : 1))
-  }
-
-  get volumeCount(): number {
-    return this.#volumes.size
   }
 
   disks(): IterableIterator<Disk> {
@@ -270,7 +266,7 @@ export class Catalogue {
   }
 
   #addNew(state: Omit<DiskState, 'root'>, root: MapRoot): void {
-    if (this.#disks.has(state.id)) throw corrupt(`disk id ${state.id} is used twice`)
+    if (this.#disks.has(state.id)) throw catalogueCorrupt(`disk id ${state.id} is used twice`)
     this.#add(new Disk(state, root, this.newEpoch()))
     this.reserveIdsBelow(state.id + 1)
   }
@@ -295,15 +291,10 @@ export class Catalogue {
 
   #mustDisk(id: number): Disk {
     const disk = this.#disks.get(id)
-    if (disk === undefined) throw corrupt(`disk id ${id} is referred to but does not exist`)
+    if (disk === undefined)
+      throw catalogueCorrupt(`disk id ${id} is referred to but does not exist`)
     return disk
   }
-}
-
-function corrupt(fact: string): CorruptionError {
-  return new CorruptionError('catalogue-corrupt', `the catalogue is damaged: ${fact}`, {
-    hint: 'run "varve check" on the pool',
-  })
 }
 
 function stateOf(disk: Disk): DiskState {

@@ -15,7 +15,7 @@
 import { assert } from '../base/assert.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { PartAddress } from '../format/catalogue.ts'
-import { PART_PAYLOAD_BYTES_MAX, PartKind, encodePart } from '../format/catalogue.ts'
+import { NO_PART, PART_PAYLOAD_BYTES_MAX, PartKind, encodePart } from '../format/catalogue.ts'
 import { EntryKind } from '../format/record.ts'
 import type { LogPosition, Superblock } from '../format/superblock.ts'
 import type { PoolCore } from './core.ts'
@@ -25,7 +25,6 @@ import type { SuperblockFile } from './superblock-file.ts'
 const BATCH_NODE_COUNT = 250
 /** Dirty nodes left for the synchronous stretch: a few milliseconds of writing. */
 const REST_NODE_COUNT = 500
-const NO_PART: PartAddress = { segment: 0, slot: 0, blockCount: 0 }
 
 export class Checkpointer {
   readonly #core: PoolCore

@@ -1,13 +1,12 @@
 import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
-import type { CatalogueOperation, PartAddress } from '../format/catalogue.ts'
-import { PART_PAYLOAD_BYTES_MAX, PartKind, encodePart } from '../format/catalogue.ts'
+import type { CatalogueOperation } from '../format/catalogue.ts'
+import { NO_PART, PART_PAYLOAD_BYTES_MAX, PartKind, encodePart } from '../format/catalogue.ts'
 import { EntryKind } from '../format/record.ts'
 import { Lookup } from '../map/page-tables.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
-
-const NO_PART: PartAddress = { segment: 0, slot: 0, blockCount: 0 }
+import { poolFull } from './space.ts'
 
 /**
  * Journals one catalogue operation and applies it; resolves when it is durable.
@@ -51,9 +50,7 @@ export async function journal(
 function verifyRoom(core: PoolCore, operation: CatalogueOperation): void {
   const { op } = operation
   if (op === 'remove' || op === 'release' || core.space.admitsSmall(BLOCK_SIZE_BYTES)) return
-  throw new OperatingError('no-space', 'the pool is full', {
-    hint: 'remove disks and run "varve reclaim", or raise the capacity',
-  })
+  throw poolFull()
 }
 
 function isResident(core: PoolCore, operation: CatalogueOperation, missing: Lookup): boolean {

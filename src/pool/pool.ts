@@ -34,7 +34,7 @@ import {
 import type { Disk } from './disk.ts'
 import { DiskReads } from './disk-read.ts'
 import { DiskTarget } from './disk-target.ts'
-import { mustParseDiskName, mustParseVolumeName } from './names.ts'
+import { mustParseVolumeName } from './names.ts'
 import { IMPORT_COUNT_MAX, openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
 import { physicalBytes, reclaim } from './reclaim.ts'
@@ -374,7 +374,6 @@ export class Pool implements PoolOperations {
 
   #tryFindDisk(name: string): Disk | null {
     try {
-      mustParseDiskName(name)
       return mustFindDisk(this.#core, name)
     } catch (error) {
       if (error instanceof OperatingError) return null

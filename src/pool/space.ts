@@ -1,3 +1,4 @@
+import { OperatingError } from '../base/errors.ts'
 import { MIB } from '../base/units.ts'
 import type { Io } from '../io/io.ts'
 
@@ -94,4 +95,11 @@ export class Space {
     // A disk that cannot be asked keeps the last answer; writes to it will say what is wrong.
     this.refresh().catch(() => undefined)
   }
+}
+
+/** What control operations throw when the last of the space is not theirs. */
+export function poolFull(): OperatingError {
+  return new OperatingError('no-space', 'the pool is full', {
+    hint: 'remove disks and run "varve reclaim", or raise the capacity',
+  })
 }

@@ -13,6 +13,7 @@ import {
   FOOTER_SLOT,
   SegmentKind,
   TABLE_PAGE_COUNT,
+  TABLE_PAGE_SLOT_SHIFT,
   TABLE_SLOT,
   encodeSegmentHeader,
   segmentFileName,
@@ -232,8 +233,8 @@ export class SegmentStore {
     if (state.file === null) return false
     if (!state.sealed) return true
     this.#openFiles.get(state.id)
-    const last = (slot + count - 1) >> 9
-    for (let i = slot >> 9; i <= last; i += 1) {
+    const last = (slot + count - 1) >> TABLE_PAGE_SLOT_SHIFT
+    for (let i = slot >> TABLE_PAGE_SLOT_SHIFT; i <= last; i += 1) {
       if (state.pages[i] === null) return false
       this.#tablePages.get(state.id * TABLE_PAGE_COUNT + i)
     }
@@ -245,7 +246,11 @@ export class SegmentStore {
     const file = await this.openFile(state)
     if (!state.sealed) return
     const footer = (state.footer ??= await this.#loadFooter(state, file))
-    for (let i = slot >> 9; i <= (slot + count - 1) >> 9; i += 1) {
+    for (
+      let i = slot >> TABLE_PAGE_SLOT_SHIFT;
+      i <= (slot + count - 1) >> TABLE_PAGE_SLOT_SHIFT;
+      i += 1
+    ) {
       if (state.pages[i] === null) await this.#loadTablePage(state, file, footer.tableChecksums, i)
     }
   }
