@@ -36,8 +36,10 @@ export interface DiskTree {
 
   /** Bytes that have a block of their own. */
   mappedBytes(id: number): Promise<number>
-  /** What `user.varve.*` attributes say: values by key without the prefix, in the order shown. */
-  facts(id: number): Promise<ReadonlyMap<string, string>>
+  /** The keys of `user.varve.*` attributes that the disk has, without the prefix. */
+  factNames(id: number): readonly string[]
+  /** What such an attribute says; null when the disk has none by that name. Some cost a walk. */
+  fact(id: number, name: string): Promise<string | null>
   space(): Promise<TreeSpace>
 
   /** `client`: shown to whoever asks who is using the disk. */
