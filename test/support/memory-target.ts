@@ -15,6 +15,8 @@ import type {
   TargetCompletion,
 } from '../../src/export/target.ts'
 import { EXTENT_CHANGED, EXTENT_HOLE, EXTENT_ZERO } from '../../src/export/target.ts'
+import type { CompletionSchedule } from './completion-queue.ts'
+import { CompletionQueue } from './completion-queue.ts'
 
 const BLOCK_BYTES = 4096
 const MAPPED = 1
@@ -35,15 +37,9 @@ export interface MemoryTargetOptions {
   /** Every block written from now on is changed since each of them. */
   snapshots?: string[]
   /** Called when completions are due; runs its argument later. Default: setImmediate. */
-  schedule?: (complete: () => void) => void
+  schedule?: CompletionSchedule
   /** Record operations (default); off for load tests. */
   isRecording?: boolean
-}
-
-interface Completed {
-  completion: TargetCompletion
-  tag: number
-  result: number
 }
 
 export class MemoryTarget implements ExportTarget {
@@ -58,17 +54,13 @@ export class MemoryTarget implements ExportTarget {
   readonly data: Buffer
   readonly recorded: Recorded[] = []
   closeCount = 0
-  /** While true nothing completes. */
-  isHeld = false
   /** Returns the negative errno an operation fails with, or 0. */
   fault: (operation: Recorded) => number = () => 0
   readonly #arena: Arena
   readonly #snapshots: string[]
-  readonly #schedule: (complete: () => void) => void
+  readonly #completions: CompletionQueue
   readonly #isRecording: boolean
   readonly #blocks: Uint8Array
-  #completed: Completed[] = []
-  #isScheduled = false
 
   constructor(options: MemoryTargetOptions) {
     this.name = options.name ?? 'disk'
@@ -77,13 +69,22 @@ export class MemoryTarget implements ExportTarget {
     this.data = Buffer.alloc(this.sizeBytes)
     this.#arena = options.arena
     this.#snapshots = options.snapshots ?? []
-    this.#schedule = options.schedule ?? ((complete) => setImmediate(complete))
+    this.#completions = new CompletionQueue(options.schedule)
     this.#isRecording = options.isRecording ?? true
     this.#blocks = new Uint8Array(Math.ceil(this.sizeBytes / BLOCK_BYTES))
   }
 
   get inFlightCount(): number {
-    return this.#completed.length
+    return this.#completions.count
+  }
+
+  /** While true nothing completes. */
+  get isHeld(): boolean {
+    return this.#completions.isHeld
+  }
+
+  set isHeld(isHeld: boolean) {
+    this.#completions.isHeld = isHeld
   }
 
   read(
@@ -98,7 +99,7 @@ export class MemoryTarget implements ExportTarget {
     if (result === 0) {
       this.data.copy(this.#arena.memory, arenaOffset, offsetBytes, offsetBytes + lengthBytes)
     }
-    this.#complete(completion, tag, result)
+    this.#completions.push(completion, tag, result)
   }
 
   write(
@@ -115,11 +116,11 @@ export class MemoryTarget implements ExportTarget {
       this.#arena.memory.copy(this.data, offsetBytes, arenaOffset, arenaOffset + lengthBytes)
       this.#mark(offsetBytes, lengthBytes, MAPPED | CHANGED)
     }
-    this.#complete(completion, tag, result)
+    this.#completions.push(completion, tag, result)
   }
 
   flush(completion: TargetCompletion, tag: number): void {
-    this.#complete(completion, tag, this.#record('flush', 0, 0, 0))
+    this.#completions.push(completion, tag, this.#record('flush', 0, 0, 0))
   }
 
   trim(
@@ -166,7 +167,7 @@ export class MemoryTarget implements ExportTarget {
       out.lengths[out.count - 1] += end - at
       at = end
     }
-    this.#complete(completion, tag, result)
+    this.#completions.push(completion, tag, result)
   }
 
   snapshots(): readonly string[] {
@@ -179,15 +180,12 @@ export class MemoryTarget implements ExportTarget {
 
   /** Completes what is due, now. */
   completeAll(): void {
-    const completed = this.#completed
-    this.#completed = []
-    for (const { completion, tag, result } of completed) completion.targetComplete(tag, result)
+    this.#completions.completeAll()
   }
 
   /** Lets what was held complete. */
   resume(): void {
-    this.isHeld = false
-    this.#request()
+    this.#completions.resume()
   }
 
   #clear(
@@ -203,7 +201,7 @@ export class MemoryTarget implements ExportTarget {
       this.data.fill(0, offsetBytes, offsetBytes + lengthBytes)
       this.#mark(offsetBytes, lengthBytes, CHANGED)
     }
-    this.#complete(completion, tag, result)
+    this.#completions.push(completion, tag, result)
   }
 
   #record(kind: Recorded['kind'], offsetBytes: number, lengthBytes: number, flags: number): number {
@@ -223,29 +221,21 @@ export class MemoryTarget implements ExportTarget {
     if (context.kind === 'changed-since') return (state & CHANGED) === 0 ? 0 : EXTENT_CHANGED
     return (state & MAPPED) === 0 ? EXTENT_HOLE | EXTENT_ZERO : 0
   }
+}
 
-  #complete(completion: TargetCompletion, tag: number, result: number): void {
-    this.#completed.push({ completion, tag, result })
-    this.#request()
-  }
-
-  #request(): void {
-    if (this.#isScheduled || this.isHeld || this.#completed.length === 0) return
-    this.#isScheduled = true
-    this.#schedule(() => {
-      this.#isScheduled = false
-      if (!this.isHeld) this.completeAll()
-    })
-  }
+interface Waiting {
+  completion: TargetCompletion
+  tag: number
 }
 
 /** One client's view of such a disk, which sees that the rules of closing are kept. */
-class Opened implements ExportTarget, TargetCompletion {
-  readonly #target: MemoryTarget
-  readonly #waiting = new Map<number, TargetCompletion>()
+export class OpenedTarget implements ExportTarget, TargetCompletion {
+  readonly #target: ExportTarget
+  readonly #waiting = new Map<number, Waiting>()
+  #nextKey = 0
   #isClosed = false
 
-  constructor(target: MemoryTarget) {
+  constructor(target: ExportTarget) {
     this.#target = target
   }
 
@@ -266,7 +256,7 @@ class Opened implements ExportTarget, TargetCompletion {
   }
 
   read(offset: number, length: number, at: number, done: TargetCompletion, tag: number): void {
-    this.#target.read(offset, length, at, this.#begin(done, tag), tag)
+    this.#target.read(offset, length, at, this, this.#begin(done, tag))
   }
 
   write(
@@ -277,19 +267,19 @@ class Opened implements ExportTarget, TargetCompletion {
     done: TargetCompletion,
     tag: number,
   ): void {
-    this.#target.write(offset, length, at, flags, this.#begin(done, tag), tag)
+    this.#target.write(offset, length, at, flags, this, this.#begin(done, tag))
   }
 
   flush(done: TargetCompletion, tag: number): void {
-    this.#target.flush(this.#begin(done, tag), tag)
+    this.#target.flush(this, this.#begin(done, tag))
   }
 
   trim(offset: number, length: number, flags: number, done: TargetCompletion, tag: number): void {
-    this.#target.trim(offset, length, flags, this.#begin(done, tag), tag)
+    this.#target.trim(offset, length, flags, this, this.#begin(done, tag))
   }
 
   zero(offset: number, length: number, flags: number, done: TargetCompletion, tag: number): void {
-    this.#target.zero(offset, length, flags, this.#begin(done, tag), tag)
+    this.#target.zero(offset, length, flags, this, this.#begin(done, tag))
   }
 
   extents(
@@ -300,7 +290,7 @@ class Opened implements ExportTarget, TargetCompletion {
     done: TargetCompletion,
     tag: number,
   ): void {
-    this.#target.extents(offset, length, context, out, this.#begin(done, tag), tag)
+    this.#target.extents(offset, length, context, out, this, this.#begin(done, tag))
   }
 
   snapshots(): readonly string[] {
@@ -314,17 +304,22 @@ class Opened implements ExportTarget, TargetCompletion {
     this.#target.close()
   }
 
-  targetComplete(tag: number, result: number): void {
-    const completion = must(this.#waiting.get(tag), 'an operation that completes')
-    this.#waiting.delete(tag)
+  targetComplete(key: number, result: number): void {
+    const { completion, tag } = must(this.#waiting.get(key), 'an operation that completes')
+    this.#waiting.delete(key)
     completion.targetComplete(tag, result)
   }
 
-  #begin(completion: TargetCompletion, tag: number): TargetCompletion {
+  #begin(completion: TargetCompletion, tag: number): number {
     assert(!this.#isClosed, 'a closed disk is not used')
-    assert(!this.#waiting.has(tag), 'a tag names one operation at a time')
-    this.#waiting.set(tag, completion)
-    return this
+    for (const other of this.#waiting.values()) {
+      const isSame = other.completion === completion && other.tag === tag
+      assert(!isSame, 'a tag names one operation of its owner at a time')
+    }
+    const key = this.#nextKey
+    this.#nextKey += 1
+    this.#waiting.set(key, { completion, tag })
+    return key
   }
 }
 
@@ -335,7 +330,7 @@ export function directoryOf(...targets: MemoryTarget[]): ExportDirectory {
       targets.map(({ name, sizeBytes, readOnly }) => ({ name, sizeBytes, readOnly })),
     open: (name) => {
       const target = targets.find((candidate) => candidate.name === name)
-      return target === undefined ? null : new Opened(target)
+      return target === undefined ? null : new OpenedTarget(target)
     },
   }
 }
