@@ -1,6 +1,7 @@
 /* The hot path: operations in, completions out, one burst of turns at a time. */
 #include "ring.h"
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <time.h>
 
@@ -8,23 +9,44 @@
 #define SPIN_CREDIT_MAX 8
 #define SPIN_PROBE_PERIOD 32
 
-static void convert_send(struct ring *ring, uint32_t index, const int32_t *op,
-                         struct io_uring_sqe *sqe) {
+/* The pieces of an operation; the kernel has read them by the time it is submitted. */
+static struct iovec *vectors_of(struct ring *ring, const int32_t *op) {
   uint32_t first = (uint32_t)op[OP_PAIR];
   uint32_t count = (uint32_t)op[OP_PAIR_COUNT];
   for (uint32_t i = first; i < first + count; i++) {
     ring->vectors[i].iov_base = ring->arena + ring->pairs[2 * i];
     ring->vectors[i].iov_len = ring->pairs[2 * i + 1];
   }
+  return &ring->vectors[first];
+}
+
+static void convert_vectored(struct ring *ring, uint8_t opcode, const int32_t *op,
+                             struct io_uring_sqe *sqe) {
+  sqe->opcode = opcode;
+  sqe->addr = (uint64_t)(uintptr_t)vectors_of(ring, op);
+  sqe->len = (uint32_t)op[OP_PAIR_COUNT];
+}
+
+static void convert_send(struct ring *ring, uint32_t index, const int32_t *op,
+                         struct io_uring_sqe *sqe) {
   struct msghdr *message = &ring->messages[index];
   memset(message, 0, sizeof *message);
-  message->msg_iov = &ring->vectors[first];
-  message->msg_iovlen = count;
+  message->msg_iov = vectors_of(ring, op);
+  message->msg_iovlen = (uint32_t)op[OP_PAIR_COUNT];
   sqe->opcode = IORING_OP_SENDMSG;
   sqe->addr = (uint64_t)(uintptr_t)message;
   sqe->len = 1;
   /* The kernel goes on where it can after a short send. */
   sqe->msg_flags = MSG_NOSIGNAL | MSG_WAITALL;
+}
+
+/* The halves of this word lie the other way round on a big-endian machine. */
+static uint32_t poll_events(uint32_t events) {
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  return events << 16 | events >> 16;
+#else
+  return events;
+#endif
 }
 
 static void convert(struct ring *ring, uint32_t index, struct io_uring_sqe *sqe) {
@@ -59,6 +81,18 @@ static void convert(struct ring *ring, uint32_t index, struct io_uring_sqe *sqe)
       sqe->opcode = IORING_OP_ASYNC_CANCEL;
       sqe->fd = -1;
       sqe->addr = (uint32_t)op[OP_LENGTH];
+      break;
+    case KIND_AWAIT:
+      /* The operation behind it begins when there is something to read. */
+      sqe->opcode = IORING_OP_POLL_ADD;
+      sqe->poll32_events = poll_events(POLLIN);
+      sqe->flags = IOSQE_IO_LINK;
+      break;
+    case KIND_TAKE:
+      convert_vectored(ring, IORING_OP_READV, op, sqe);
+      break;
+    case KIND_PUT:
+      convert_vectored(ring, IORING_OP_WRITEV, op, sqe);
       break;
     default:
       sqe->opcode = IORING_OP_NOP;

@@ -11,6 +11,7 @@
  * (where the log writes its batch), then everything queued is submitted in one system call.
  */
 import type { Arena } from './arena.ts'
+import type { MessageDevice, MessageOwner } from './messages.ts'
 
 /** Receives results of operations it started; `tag` is whatever the starter passed. */
 export interface IoCompletion {
@@ -131,6 +132,12 @@ export interface Io {
   // Sockets.
   /** Calls `accept` for each connection until closed. */
   listen(address: SocketAddress, accept: (socket: IoSocket) => void): Promise<IoListener>
+
+  /**
+   * Begins to take messages from an open, nonblocking device; its descriptor is closed with it.
+   * Null where this Io cannot: then the descriptor stays the caller's.
+   */
+  openMessages(fd: number, owner: MessageOwner): MessageDevice | null
 
   // Time and entropy.
   /** Monotonic. */

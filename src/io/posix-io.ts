@@ -17,6 +17,7 @@ import type {
   SocketAddress,
   TurnHook,
 } from './io.ts'
+import type { MessageDevice, MessageOwner } from './messages.ts'
 import { NodeFiles } from './node-files.ts'
 
 export abstract class PosixIo implements Io {
@@ -94,6 +95,10 @@ export abstract class PosixIo implements Io {
 
   lock(path: string, holder: string): Promise<IoLock> {
     return this.#files.lock(path, holder)
+  }
+
+  openMessages(_fd: number, _owner: MessageOwner): MessageDevice | null {
+    return null
   }
 
   nowMs(): number {

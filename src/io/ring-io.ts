@@ -16,8 +16,10 @@ import type {
   TurnHook,
 } from './io.ts'
 import { nodeFile } from './node-files.ts'
+import type { MessageDevice, MessageOwner } from './messages.ts'
 import { PosixIo } from './posix-io.ts'
 import { RingListener } from './ring-listener.ts'
+import { RingMessages } from './ring-messages.ts'
 import type { Ring } from './ring.ts'
 
 const EINTR = 4
@@ -86,6 +88,10 @@ export class RingIo extends PosixIo {
     const listener = await RingListener.open(address, this.#ring, this.#binding, accept)
     this.#listeners.add(listener)
     return listener
+  }
+
+  override openMessages(fd: number, owner: MessageOwner): MessageDevice {
+    return new RingMessages(fd, owner, this.#ring, this.#binding)
   }
 
   async shutdown(): Promise<void> {

@@ -5,7 +5,7 @@
  *     header       queued, pairs, hooks, scheduled
  *     operations   8 words each: kind, fd, slot, arena offset, length, first pair, pairs, -
  *     fileOffsets  one float64 an operation
- *     pairs        (arena offset, length), the pieces of sends
+ *     pairs        (arena offset, length), the pieces of sends and messages
  *     done         (slot, result)
  *
  * A *slot* remembers who is to be told. Slots are free-listed in typed arrays, so an operation
@@ -38,6 +38,9 @@ const KIND_RECEIVE = 4
 const KIND_SEND = 5
 const KIND_ACCEPT = 6
 const KIND_CANCEL = 7
+const KIND_AWAIT = 8
+const KIND_TAKE = 9
+const KIND_PUT = 10
 
 /** Queued in one turn before an early submission; a power of two, the size of the ring. */
 const OPERATIONS_MAX = 512
@@ -167,7 +170,19 @@ export class Ring {
     completion: IoCompletion,
     tag: number,
   ): void {
-    assert(count > 0 && count <= PIECES_PER_CALL_MAX, 'a send has 1 to 1024 pieces')
+    this.#queueVectored(KIND_SEND, fd, pairs, first, count, completion, tag)
+  }
+
+  #queueVectored(
+    kind: number,
+    fd: number,
+    pairs: Uint32Array,
+    first: number,
+    count: number,
+    completion: IoCompletion,
+    tag: number,
+  ): void {
+    assert(count > 0 && count <= PIECES_PER_CALL_MAX, 'an operation has 1 to 1024 pieces')
     const header = this.#header
     const isFull =
       header[HEADER_QUEUED] === OPERATIONS_MAX || header[HEADER_PAIRS] + count > PAIRS_MAX
@@ -180,11 +195,48 @@ export class Ring {
       this.#pairs[2 * (start + index)] = offset
       this.#pairs[2 * (start + index) + 1] = lengthBytes
     }
-    const slot = this.#takeSlot(KIND_SEND, completion, tag)
-    const at = this.#queue(KIND_SEND, fd, slot, 0, 0)
+    const slot = this.#takeSlot(kind, completion, tag)
+    const at = this.#queue(kind, fd, slot, 0, 0)
     this.#operations[at + 5] = start
     this.#operations[at + 6] = count
     header[HEADER_PAIRS] += count
+  }
+
+  /**
+   * Takes one message of a device into `count` pieces; -EAGAIN when none is there. With `waiter`,
+   * waits until one is: the wait completes to it and can be cancelled by the slot returned.
+   */
+  take(
+    fd: number,
+    pairs: Uint32Array,
+    count: number,
+    completion: IoCompletion,
+    tag: number,
+    waiter: IoCompletion | null,
+  ): number {
+    const header = this.#header
+    const isFull =
+      header[HEADER_QUEUED] + 2 > OPERATIONS_MAX || header[HEADER_PAIRS] + count > PAIRS_MAX
+    // A wait and what it waits for go to the kernel together.
+    if (isFull) this.#submitNow()
+    let waiting = NO_SLOT
+    if (waiter !== null) {
+      waiting = this.#takeSlot(KIND_AWAIT, waiter, 0)
+      this.#queue(KIND_AWAIT, fd, waiting, 0, 0)
+    }
+    this.#queueVectored(KIND_TAKE, fd, pairs, 0, count, completion, tag)
+    return waiting
+  }
+
+  /** Writes one message of `count` pieces to a device. */
+  put(
+    fd: number,
+    pairs: Uint32Array,
+    count: number,
+    completion: IoCompletion,
+    tag: number,
+  ): void {
+    this.#queueVectored(KIND_PUT, fd, pairs, 0, count, completion, tag)
   }
 
   /** Completes with the new descriptor, or -errno. Returns what `cancel` takes. */

@@ -26,6 +26,7 @@ import type {
   SocketAddress,
   TurnHook,
 } from './io.ts'
+import type { MessageDevice } from './messages.ts'
 import { SimClock } from './sim-clock.ts'
 import { SimDisk } from './sim-disk.ts'
 import type { FileNode, SimCrashOptions, SimFault } from './sim-disk.ts'
@@ -394,6 +395,10 @@ export class SimIo implements Io {
   }
 
   // Time and entropy.
+
+  openMessages(): MessageDevice | null {
+    return null
+  }
 
   nowMs(): number {
     return this.clock.nowMs

@@ -95,6 +95,17 @@ export interface Binding {
   lockFile(fd: number): number
   /** lseek(2) with SEEK_DATA (3) or SEEK_HOLE (4). */
   seek(fd: number, offsetBytes: number, whence: number): number
+
+  // Mounting. Strings longer than a path, or with a NUL in them, are -EINVAL.
+  /** Opens a device for reading and writing: nonblocking, close-on-exec. */
+  openDevice(path: string): number
+  /** mount(2), always nosuid and nodev. Resolving `target` must not lead through our own mount. */
+  mountFilesystem(source: string, target: string, type: string, options: string): number
+  /** Two connected stream sockets into `out[0]` and `out[1]`. */
+  socketPair(out: Int32Array): number
+  /** The descriptor that came in the next message, close-on-exec; -EAGAIN when none is there. */
+  receiveDescriptor(fd: number): number
+  setNonblocking(fd: number): number
 }
 
 interface Loaded {

@@ -1,0 +1,190 @@
+/**
+ * The kernel's own protocol as a transport: /dev/fuse through the ring, many requests in flight,
+ * payload straight between the kernel and the arena. Needs io_uring; where it is not to be had
+ * there is `libfuse-mount.ts`.
+ */
+import { writeFile } from 'node:fs/promises'
+import { must } from '../../base/assert.ts'
+import { Errno, OperatingError } from '../../base/errors.ts'
+import { KIB } from '../../base/units.ts'
+import type { MessageDevice, MessageOwner } from '../../io/messages.ts'
+import { tryLoadBinding } from '../../native/binding.ts'
+import type { SessionOwner } from './kernel-session.ts'
+import { KernelSession } from './kernel-session.ts'
+import { attach, detach, mountedAt, prepareMountPoint } from './mount-point.ts'
+import type { FileOperations } from './operations.ts'
+import { BODY_BYTES, REQUEST_HEADER_BYTES, Slots } from './slots.ts'
+import type { FuseMount, FuseMountOptions } from './transport.ts'
+
+/** The kernel asks at once; nothing else can be on the device before. */
+const INIT_TIMEOUT_MS = 10_000
+const LITTLE_ENDIAN: boolean = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
+
+class KernelMount implements FuseMount, MessageOwner, SessionOwner {
+  readonly transport = 'native'
+  readonly mountPath: string
+  readonly #slots: Slots
+  readonly #session: KernelSession
+  #device: MessageDevice | null = null
+  #isOver = false
+  #isUnmounting = false
+  #reason: string | null = null
+  #listener: ((reason: string) => void) | null = null
+  readonly initialization: Promise<number>
+  readonly #over: Promise<void>
+  #onInitialized: (errno: number) => void = () => undefined
+  #onOver: () => void = () => undefined
+
+  constructor(mountPath: string, slots: Slots, operations: FileOperations) {
+    this.mountPath = mountPath
+    this.#slots = slots
+    this.#session = new KernelSession(slots, operations, this)
+    this.initialization = new Promise((resolve) => (this.#onInitialized = resolve))
+    this.#over = new Promise((resolve) => (this.#onOver = resolve))
+  }
+
+  start(device: MessageDevice): void {
+    this.#device = device
+  }
+
+  onEnd(listener: (reason: string) => void): void {
+    this.#listener = listener
+    if (this.#reason !== null) {
+      const reason = this.#reason
+      queueMicrotask(() => listener(reason))
+    }
+  }
+
+  async unmount(force: boolean): Promise<void> {
+    if (!this.#isOver) {
+      this.#isUnmounting = true
+      try {
+        await detach(this.mountPath, force)
+      } catch (error) {
+        this.#isUnmounting = false
+        throw error
+      }
+      // Files still open keep a forced mount alive; closing the device gives them errors.
+      if (force) this.#device?.close()
+    }
+    await this.#over
+  }
+
+  takeSlot(): number {
+    return this.#slots.take()
+  }
+
+  returnSlot(slot: number): void {
+    this.#slots.giveBack(slot)
+  }
+
+  describeSlot(slot: number, pairs: Uint32Array): void {
+    pairs[0] = this.#slots.requestOffset(slot)
+    pairs[1] = REQUEST_HEADER_BYTES
+    pairs[2] = this.#slots.bodyOffset(slot)
+    pairs[3] = BODY_BYTES
+  }
+
+  message(slot: number, lengthBytes: number): void {
+    this.#session.message(slot, lengthBytes)
+  }
+
+  sent(slot: number, result: number): void {
+    this.#session.replied(slot, result)
+  }
+
+  reply(slot: number, pairs: Uint32Array, count: number): void {
+    must(this.#device, 'the device').send(pairs, count, slot)
+  }
+
+  slotFreed(slot: number): void {
+    this.#slots.giveBack(slot)
+    this.#device?.resume()
+  }
+
+  initialized(errno: number): void {
+    this.#onInitialized(errno)
+  }
+
+  failed(error: unknown): void {
+    process.nextTick(() => {
+      throw error
+    })
+  }
+
+  ended(result: number): void {
+    const isOutside = !this.#isUnmounting
+    this.#device = null
+    this.#session.end().then(
+      () => {
+        this.#slots.close()
+        this.#isOver = true
+        this.#onOver()
+        if (!isOutside) return
+        const isUnmounted = result === 0 || result === -Errno.ENODEV
+        const fact = isUnmounted ? 'was unmounted' : `broke with errno ${-result}`
+        this.#reason = `the filesystem at ${this.mountPath} ${fact}`
+        this.#listener?.(this.#reason)
+      },
+      (error: unknown) => this.failed(error),
+    )
+  }
+}
+
+/** See `StartFuseMount`. */
+export async function startKernelMount(
+  operations: FileOperations,
+  options: FuseMountOptions,
+): Promise<FuseMount> {
+  const { io } = options
+  const binding = tryLoadBinding()
+  if (binding === null || io.kind !== 'ring' || !LITTLE_ENDIAN) {
+    throw new OperatingError('unsupported', 'the native FUSE transport needs io_uring', {
+      hint: 'Use --fuse-transport fuse-native, which is slower, or allow io_uring.',
+    })
+  }
+  const mountPath = await prepareMountPoint(options.mountPath)
+  const slots = Slots.tryOpen(io.arena)
+  if (slots === null) {
+    throw new OperatingError('busy', 'no memory is left for another FUSE mount', {
+      hint: 'One mount shows the whole pool.',
+    })
+  }
+  const mount = new KernelMount(mountPath, slots, operations)
+  let fd: number
+  try {
+    fd = await attach(binding, { ...options, mountPath })
+  } catch (error) {
+    slots.close()
+    throw error
+  }
+  mount.start(must(io.openMessages(fd, mount), 'messages through the ring'))
+  const errno = await Promise.race([mount.initialization, timeout(options)])
+  if (errno !== 0) {
+    await mount.unmount(true)
+    throw new OperatingError('unsupported', 'this kernel and varve share no FUSE protocol', {
+      errno,
+      hint: 'Linux 4.20 or later is needed, or --fuse-transport fuse-native.',
+    })
+  }
+  await raiseReadahead(mountPath)
+  return mount
+}
+
+function timeout(options: FuseMountOptions): Promise<number> {
+  const ETIMEDOUT = 110
+  return new Promise((resolve) => {
+    options.io.setTimer(INIT_TIMEOUT_MS, () => resolve(ETIMEDOUT))
+  })
+}
+
+/**
+ * A reader in order is read ahead by whole requests instead of 128 KiB, where we may say so. Only
+ * speed hangs on it.
+ */
+async function raiseReadahead(mountPath: string): Promise<void> {
+  const mounted = await mountedAt(mountPath)
+  if (mounted === null) return
+  const path = `/sys/class/bdi/${mounted.device}/read_ahead_kb`
+  await writeFile(path, String(BODY_BYTES / KIB)).catch(() => undefined)
+}

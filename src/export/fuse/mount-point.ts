@@ -1,0 +1,200 @@
+/**
+ * Attaching /dev/fuse to a folder and detaching it: by mount(2) as root, else by fusermount3, which
+ * is setuid and passes the device's descriptor back over a socket (libfuse's `fusermount.c`).
+ */
+import { execFile, spawn } from 'node:child_process'
+import { readFile, realpath, stat } from 'node:fs/promises'
+import { Errno, OperatingError } from '../../base/errors.ts'
+import type { Binding } from '../../native/binding.ts'
+import type { FuseMountOptions } from './transport.ts'
+
+export const FILESYSTEM_TYPE = 'fuse.varve'
+const SUBTYPE = 'varve'
+const DEVICE = '/dev/fuse'
+const COMMAND_TIMEOUT_MS = 30_000
+/** A mount whose server is gone answers at once; one that does not is alive, or worse. */
+const PROBE_TIMEOUT_MS = 2_000
+const ENOTCONN_TEXT = 'not connected'
+
+export interface MountedAt {
+  type: string
+  /** `major:minor`, as in /sys/class/bdi. */
+  device: string
+}
+
+/** What is mounted at `path` itself, on top; null for nothing. */
+export async function mountedAt(path: string): Promise<MountedAt | null> {
+  const table = await readFile('/proc/self/mountinfo', 'utf8')
+  let found: MountedAt | null = null
+  // proc(5): id, parent, major:minor, root, mount point, options, optional…, "-", type, source
+  for (const line of table.split('\n')) {
+    const words = line.split(' ')
+    if (unescape(words[4] ?? '') !== path) continue
+    found = { type: words[words.indexOf('-') + 1], device: words[2] }
+  }
+  return found
+}
+
+function unescape(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, octal: string) =>
+    String.fromCharCode(Number.parseInt(octal, 8)),
+  )
+}
+
+/**
+ * The real path of a folder that can be mounted on. What a server that is gone left there is
+ * unmounted. Rejects `not-found`, `usage`, or `busy` when a pool is mounted there.
+ */
+export async function prepareMountPoint(path: string): Promise<string> {
+  const mounted = await mountedAt(path)
+  if (mounted?.type === FILESYSTEM_TYPE) {
+    if (await isAlive(path)) {
+      throw new OperatingError('busy', `a pool is mounted at ${path} already`, {
+        hint: `Name another folder, or stop its server; \`umount ${path}\` if it has none.`,
+        details: { path },
+      })
+    }
+    await detach(path, true)
+  }
+  let real: string
+  try {
+    real = await realpath(path)
+    if (!(await stat(real)).isDirectory()) throw notFolder(path)
+  } catch (error) {
+    if (error instanceof OperatingError) throw error
+    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT'
+    throw new OperatingError(missing ? 'not-found' : 'io', `cannot mount at ${path}`, {
+      hint: missing ? `Make it first: \`mkdir -p ${path}\`.` : 'Name a folder that you may use.',
+      cause: error,
+    })
+  }
+  if (real !== path) return prepareMountPoint(real)
+  return real
+}
+
+function notFolder(path: string): OperatingError {
+  return new OperatingError('usage', `${path} is not a folder`, {
+    hint: 'A filesystem is mounted on a folder.',
+  })
+}
+
+/** Asked by another process: this one may be the server. */
+async function isAlive(path: string): Promise<boolean> {
+  const { failure, stderr } = await run('stat', ['-f', '--', path], PROBE_TIMEOUT_MS)
+  return failure === null || !stderr.includes(ENOTCONN_TEXT)
+}
+
+/** Mounts, and returns the open device. */
+export async function attach(binding: Binding, options: FuseMountOptions): Promise<number> {
+  const isRoot = process.geteuid?.() === 0
+  return isRoot ? attachAsRoot(binding, options) : attachAsUser(binding, options)
+}
+
+function attachAsRoot(binding: Binding, options: FuseMountOptions): number {
+  const fd = binding.openDevice(DEVICE)
+  if (fd < 0) {
+    throw new OperatingError('unsupported', `${DEVICE} cannot be opened`, {
+      errno: -fd,
+      hint: 'Load the kernel module with `modprobe fuse`; a container needs --device /dev/fuse.',
+    })
+  }
+  const words = [
+    `fd=${fd}`,
+    'rootmode=40000',
+    `user_id=${process.geteuid?.() ?? 0}`,
+    `group_id=${process.getegid?.() ?? 0}`,
+    'default_permissions',
+  ]
+  if (options.allowOther) words.push('allow_other')
+  const { sourceName, mountPath } = options
+  const text = words.join(',')
+  const result = binding.mountFilesystem(sourceName, mountPath, FILESYSTEM_TYPE, text)
+  if (result === 0) return fd
+  binding.closeFd(fd)
+  throw new OperatingError('io', `cannot mount at ${mountPath}`, {
+    errno: -result,
+    hint: 'Mounting needs CAP_SYS_ADMIN; a container does not have it unless it is given.',
+  })
+}
+
+async function attachAsUser(binding: Binding, options: FuseMountOptions): Promise<number> {
+  const pair = new Int32Array(2)
+  const made = binding.socketPair(pair)
+  if (made < 0) throw new OperatingError('io', 'no socket to be had', { errno: -made })
+  try {
+    await runFusermount(options, pair[1])
+    const fd = binding.receiveDescriptor(pair[0])
+    if (fd < 0) throw new OperatingError('io', 'fusermount3 passed no device on', { errno: -fd })
+    binding.setNonblocking(fd)
+    return fd
+  } finally {
+    binding.closeFd(pair[0])
+    binding.closeFd(pair[1])
+  }
+}
+
+function runFusermount(options: FuseMountOptions, socketFd: number): Promise<void> {
+  // libfuse's way to have a comma in an option.
+  const source = options.sourceName.replace(/[\\,]/g, '\\$&')
+  const words = [`fsname=${source}`, `subtype=${SUBTYPE}`, 'default_permissions']
+  if (options.allowOther) words.push('allow_other')
+  const child = spawn('fusermount3', ['-o', words.join(','), '--', options.mountPath], {
+    stdio: ['ignore', 'ignore', 'pipe', socketFd],
+    env: { ...process.env, _FUSE_COMMFD: '3' },
+  })
+  let stderr = ''
+  child.stderr?.on('data', (bytes: Buffer) => (stderr += bytes.toString()))
+  return new Promise((resolve, reject) => {
+    child.on('error', (error) => {
+      reject(
+        new OperatingError('unsupported', 'fusermount3 cannot be run', {
+          hint: 'Mounting without root needs it: apt-get install fuse3',
+          cause: error,
+        }),
+      )
+    })
+    child.on('close', (code) => {
+      if (code === 0) resolve()
+      else reject(mountRefused(options, stderr.trim()))
+    })
+  })
+}
+
+function mountRefused(options: FuseMountOptions, stderr: string): OperatingError {
+  const needsConfiguration = options.allowOther && stderr.includes('user_allow_other')
+  return new OperatingError('io', `cannot mount at ${options.mountPath}: ${stderr}`, {
+    hint: needsConfiguration
+      ? 'Add the line user_allow_other to /etc/fuse.conf, or leave --allow-other out.'
+      : 'The folder must be yours, and /dev/fuse usable.',
+  })
+}
+
+/** Unmounts; `isForced`: at once, whoever uses it. Rejects `busy`. */
+export async function detach(path: string, isForced: boolean): Promise<void> {
+  const isRoot = process.geteuid?.() === 0
+  const [command, words] = isRoot
+    ? ['umount', isForced ? ['-l', '--', path] : ['--', path]]
+    : ['fusermount3', isForced ? ['-u', '-z', '--', path] : ['-u', '--', path]]
+  const { failure, stderr } = await run(command, words, COMMAND_TIMEOUT_MS)
+  if (failure === null || /not mounted|not found in/.test(stderr)) return
+  const isBusy = /busy/i.test(stderr)
+  throw new OperatingError(isBusy ? 'busy' : 'io', `cannot unmount ${path}: ${stderr.trim()}`, {
+    errno: isBusy ? Errno.EBUSY : Errno.EIO,
+    hint: isBusy ? 'Close what is open in it; `fuser -vm` says who has it.' : 'See `mount`.',
+    cause: failure,
+  })
+}
+
+function run(
+  command: string,
+  words: readonly string[],
+  timeoutMs: number,
+): Promise<{ failure: Error | null; stderr: string }> {
+  return new Promise((resolve) => {
+    const options = { timeout: timeoutMs, killSignal: 'SIGKILL' as const }
+    const environment = { ...process.env, LC_ALL: 'C' }
+    execFile(command, words, { ...options, env: environment }, (error, _stdout, stderr) => {
+      resolve({ failure: error, stderr })
+    })
+  })
+}
