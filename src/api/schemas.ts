@@ -25,6 +25,7 @@ export const snapshotInfoSchema: z.ZodType<shape.SnapshotInfo> = z.object({
   sizeBytes: bytes,
   mappedBytes: bytes,
   createdMs: timeMs,
+  modifiedMs: timeMs,
   holds: z.array(z.string()),
 })
 
@@ -34,6 +35,7 @@ export const volumeInfoSchema: z.ZodType<shape.VolumeInfo> = z.object({
   sizeBytes: bytes,
   mappedBytes: bytes,
   createdMs: timeMs,
+  modifiedMs: timeMs,
   origin: diskName.nullable(),
   labels,
   holds: z.array(z.string()),

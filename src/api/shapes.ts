@@ -12,6 +12,7 @@ export interface SnapshotInfo {
   sizeBytes: number
   mappedBytes: number
   createdMs: number
+  modifiedMs: number
   holds: string[]
 }
 
@@ -21,6 +22,7 @@ export interface VolumeInfo {
   sizeBytes: number
   mappedBytes: number
   createdMs: number
+  modifiedMs: number
   origin: string | null
   labels: Record<string, string>
   holds: string[]

@@ -68,6 +68,8 @@ export interface DiskState {
   sizeBytes: number
   root: RootAddress
   createdMs: number
+  /** When its bytes last changed; the moment of creation in lines that do not say. */
+  modifiedMs: number
   originId: number | null
   labels: Record<string, string>
   holds: string[]
@@ -233,6 +235,7 @@ export function verifyLine(value: unknown): CatalogueLine {
       sizeBytes: number(disk, 'sizeBytes'),
       root: root(disk),
       createdMs: number(disk, 'createdMs'),
+      modifiedMs: number(disk, disk.modifiedMs === undefined ? 'createdMs' : 'modifiedMs'),
       originId: disk.originId === null ? null : number(disk, 'originId'),
       labels: textMap(disk, 'labels'),
       holds: texts(disk, 'holds'),

@@ -25,9 +25,20 @@ export class Catalogue {
   #removedIds: number[] = []
   #nextEpoch = 1
   #nextDiskId = 1
+  readonly #clock: () => number
+  /** What changed disks are stamped with. */
+  #nowMs: number
 
-  constructor(tables: PageTables) {
+  /** `clock` tells milliseconds since 1970. */
+  constructor(tables: PageTables, clock: () => number) {
     this.#tables = tables
+    this.#clock = clock
+    this.#nowMs = wholeMs(clock())
+  }
+
+  /** Looks at the clock; changes applied from now on happened at this moment. */
+  readClock(): void {
+    this.#nowMs = wholeMs(this.#clock())
   }
 
   get nextDiskId(): number {
@@ -82,7 +93,7 @@ export class Catalogue {
     slot: number,
   ): void {
     const disk = this.#mustDisk(diskId)
-    disk.changed = true
+    this.#noteModified(disk)
     if (kind === EntryKind.data) {
       this.#tables.setBlocks(disk.root, disk.epoch, blockIndex, count, segment, slot)
     } else {
@@ -186,6 +197,7 @@ export class Catalogue {
         volumeId: operation.id,
         sizeBytes: operation.sizeBytes,
         createdMs: operation.createdMs,
+        modifiedMs: operation.createdMs,
         originId: null,
         labels: operation.labels,
         holds: [],
@@ -207,6 +219,7 @@ export class Catalogue {
           volumeId,
           sizeBytes: volume.sizeBytes,
           createdMs: operation.createdMs,
+          modifiedMs: volume.modifiedMs,
           originId: null,
           labels: {},
           holds: [],
@@ -227,6 +240,7 @@ export class Catalogue {
           volumeId: id,
           sizeBytes: source.sizeBytes,
           createdMs: operation.createdMs,
+          modifiedMs: operation.createdMs,
           originId: source.id,
           labels: { ...source.labels },
           holds: [],
@@ -243,7 +257,7 @@ export class Catalogue {
     volume.root = root
     volume.epoch = this.newEpoch()
     volume.sizeBytes = snapshot.sizeBytes
-    volume.changed = true
+    this.#noteModified(volume)
   }
 
   #applyRename(disk: Disk, name: string): void {
@@ -262,6 +276,11 @@ export class Catalogue {
       this.#tables.setKind(disk.root, disk.epoch, blockIndex, count, KIND_UNMAPPED)
     }
     disk.sizeBytes = operation.sizeBytes
+    this.#noteModified(disk)
+  }
+
+  #noteModified(disk: Disk): void {
+    disk.modifiedMs = this.#nowMs
     disk.changed = true
   }
 
@@ -297,6 +316,11 @@ export class Catalogue {
   }
 }
 
+/** Times in the catalogue are whole and not before 1970. */
+export function wholeMs(timeMs: number): number {
+  return Math.max(0, Math.floor(timeMs))
+}
+
 function stateOf(disk: Disk): DiskState {
   const address = rootAddress(disk.root)
   return {
@@ -307,6 +331,7 @@ function stateOf(disk: Disk): DiskState {
     sizeBytes: disk.sizeBytes,
     root: address === null ? null : [address.segment, address.slot],
     createdMs: disk.createdMs,
+    modifiedMs: disk.modifiedMs,
     originId: disk.originId,
     labels: disk.labels,
     holds: [...disk.holds],

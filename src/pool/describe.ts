@@ -24,6 +24,7 @@ export async function describeSnapshot(core: PoolCore, disk: Disk): Promise<Snap
     snapshot: disk.name,
     sizeBytes: disk.sizeBytes,
     createdMs: disk.createdMs,
+    modifiedMs: disk.modifiedMs,
     holds: [...disk.holds],
     mappedBytes: await mappedBytes(core, disk),
   }
@@ -37,6 +38,7 @@ export async function describeVolume(core: PoolCore, disk: Disk): Promise<Volume
     sizeBytes: disk.sizeBytes,
     mappedBytes: 0,
     createdMs: disk.createdMs,
+    modifiedMs: disk.modifiedMs,
     origin: origin === null ? null : core.catalogue.nameOf(origin),
     labels: disk.labels,
     holds: [...disk.holds],

@@ -13,11 +13,14 @@ export class Disk {
   readonly holds: Set<string>
   /** What is using it now: a line of text for each export client and running job. */
   readonly users: Map<object, string> = new Map()
+  /** Shrinks under way, each with the clients that may come meanwhile. */
+  readonly shrinks: Map<object, (client: string) => boolean> = new Map()
   /** A volume's snapshots by their own name, oldest first. */
   readonly snapshots: Map<string, Disk> = new Map()
   /** Of a snapshot, the part after "@". */
   name: string
   sizeBytes: number
+  modifiedMs: number
   originId: number | null
   root: MapRoot
   /** Who may change a dirty node in place: only the map state this number belongs to (I5). */
@@ -30,6 +33,7 @@ export class Disk {
     this.kind = state.kind
     this.volumeId = state.volumeId
     this.createdMs = state.createdMs
+    this.modifiedMs = state.modifiedMs
     this.labels = state.labels
     this.holds = new Set(state.holds)
     this.name = state.name

@@ -45,7 +45,7 @@ async function preparePage(
 ): Promise<EdgeState> {
   const { tables, store, io } = core
   const found = new Lookup()
-  while (!tables.lookup(op.target.root, blockIndex, 1, found)) await tables.fault(found)
+  while (!tables.lookup(op.disk.root, blockIndex, 1, found)) await tables.fault(found)
   const { memory } = io.arena
   if (found.kind === KIND_BLOCK) {
     const result = await ioResult((completion) => {

@@ -8,41 +8,57 @@ import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
 import { poolFull } from './space.ts'
 
-/**
- * Journals one catalogue operation and applies it; resolves when it is durable.
- *
- * `decide` looks at the catalogue and returns the operation, or throws why not. It runs in the
- * same synchronous stretch as the append and the apply, so what it found is still so. It may run
- * more than once, when the log or the map has to be waited for. `applied` runs in that stretch
- * too, right after the change: from then on the operation counts, durable or not.
- */
+/** Journals one catalogue operation and applies it; resolves when it is durable. */
 export async function journal(
   core: PoolCore,
   decide: () => CatalogueOperation,
   applied: () => void = () => undefined,
 ): Promise<void> {
-  const { appender, catalogue, log } = core
+  await journalSoon(core, decide, applied)
+  await settle(core)
+}
+
+/** Resolves when everything journalled so far is durable. */
+export async function settle(core: PoolCore): Promise<void> {
+  await core.log.syncs.settle()
+  verifyHealthy(core)
+}
+
+/**
+ * As {@link journal}, but resolves when the operation is in the log and applied; within the call
+ * itself where nothing has to be waited for. Like a write it is durable with the next flush: that
+ * waits for every record below `log.nextSequence`, and this is one of them.
+ *
+ * `decide` looks at the catalogue and returns the operation, or throws why not. It runs in the
+ * same synchronous stretch as the append and the apply, so what it found is still so. It may run
+ * more than once, when the log or the map has to be waited for; null: there is nothing to do.
+ * `applied` runs in that stretch too, right after the change: from then on the operation counts,
+ * durable or not.
+ */
+export async function journalSoon(
+  core: PoolCore,
+  decide: () => CatalogueOperation | null,
+  applied: () => void = () => undefined,
+): Promise<void> {
+  const { appender, catalogue } = core
   for (;;) {
     verifyHealthy(core)
     const missing = new Lookup()
     const isDone = await appender.retrying(() => {
       const decided = decide()
+      if (decided === null) return true
       verifyRoom(core, decided)
       if (!isResident(core, decided, missing)) return false
       const payload = JSON.stringify(decided)
       verifySize(payload)
       appender.writePart(EntryKind.operation, encodePart(PartKind.operation, NO_PART, payload))
+      catalogue.readClock()
       catalogue.apply(decided)
       applied()
       return true
     })
-    if (!isDone) {
-      await core.tables.fault(missing)
-      continue
-    }
-    await log.syncs.settle()
-    verifyHealthy(core)
-    return
+    if (isDone) return
+    await core.tables.fault(missing)
   }
 }
 

@@ -107,7 +107,7 @@ async function assemble(
       },
     },
   })
-  const catalogue = new Catalogue(tables)
+  const catalogue = new Catalogue(tables, () => io.wallClockMs())
   const recovered = await recover({ io, store, tables, catalogue }, superblock.current)
   const log = new Log(io, store)
   undo.add(() => log.close())

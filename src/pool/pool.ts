@@ -8,13 +8,12 @@
 import { dirname } from 'node:path'
 import { assert } from '../base/assert.ts'
 import type { Checksum } from '../base/checksum.ts'
-import { Errno, OperatingError } from '../base/errors.ts'
+import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, MIB } from '../base/units.ts'
 import { toHex } from '../base/bytes.ts'
 import type { Undo } from '../base/undo.ts'
 import type { ExportEntry, ExportTarget } from '../export/target.ts'
 import { FORMAT_VERSION } from '../format/page.ts'
-import { EntryKind } from '../format/record.ts'
 import { DATA_SLOT_FIRST, SEGMENT_FOLDER } from '../format/segment.ts'
 import { KIND_BLOCK } from '../format/node.ts'
 import type { Io } from '../io/io.ts'
@@ -38,6 +37,7 @@ import { mustParseVolumeName } from './names.ts'
 import { IMPORT_COUNT_MAX, openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
 import { physicalBytes, reclaim } from './reclaim.ts'
+import { resizeVolume, verifyOpenable } from './resize.ts'
 import { SuperblockFile } from './superblock-file.ts'
 import type {
   BulkImport,
@@ -53,7 +53,6 @@ import type {
   VolumeInfo,
 } from './types.ts'
 import {
-  SHRINKING,
   cloneDisk,
   createVolume,
   disksToRemove,
@@ -62,7 +61,6 @@ import {
   releaseDisk,
   removeDisks,
   renameDisk,
-  resizeVolume,
   restoreVolume,
   snapshotVolumes,
   verifyFree,
@@ -197,9 +195,7 @@ export class Pool implements PoolOperations {
   openTarget(name: string, client: string): ExportTarget | null {
     const disk = this.#tryFindDisk(name)
     if (disk === null) return null
-    if ([...disk.users.values()].includes(SHRINKING)) {
-      throw new OperatingError('busy', `"${name}" is being shrunk; try again`)
-    }
+    verifyOpenable(disk, client)
     return new DiskTarget(this.#core, disk, this.#reads, this.#writes, client)
   }
 
@@ -275,9 +271,7 @@ export class Pool implements PoolOperations {
   }
 
   async resize(name: string, sizeBytes: number, allowShrink: boolean): Promise<VolumeInfo> {
-    await resizeVolume(this.#core, name, sizeBytes, allowShrink, (disk, fromBytes) => {
-      return this.#zeroBlockTail(disk, fromBytes)
-    })
+    await resizeVolume(this.#core, this.#writes, name, sizeBytes, allowShrink)
     return this.volume(name)
   }
 
@@ -381,22 +375,6 @@ export class Pool implements PoolOperations {
     }
   }
 
-  /** Zeroes from `fromBytes` to the end of its block. */
-  #zeroBlockTail(disk: Disk, fromBytes: number): Promise<void> {
-    const within = fromBytes % BLOCK_SIZE_BYTES
-    if (within === 0) return Promise.resolve()
-    const lengthBytes = Math.min(BLOCK_SIZE_BYTES - within, disk.sizeBytes - fromBytes)
-    return new Promise((resolve, reject) => {
-      const completion = {
-        targetComplete: (_tag: number, result: number): void => {
-          if (result === 0) resolve()
-          else reject(zeroFailed(disk, result))
-        },
-      }
-      this.#writes.submit(disk, EntryKind.trim, fromBytes, lengthBytes, 0, false, completion, 0)
-    })
-  }
-
   #afterAppend(): void {
     const errno = this.#core.log.failure
     if (errno !== 0) {
@@ -415,11 +393,6 @@ export class Pool implements PoolOperations {
         this.#background = null
       })
   }
-}
-
-function zeroFailed(disk: Disk, result: number): OperatingError {
-  const code = result === -Errno.ENOSPC ? 'no-space' : 'io'
-  return new OperatingError(code, `cannot zero the end of "${disk.name}"`, { errno: -result })
 }
 
 async function createFolder(io: Io, path: string): Promise<void> {

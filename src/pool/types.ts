@@ -12,6 +12,8 @@ export interface SnapshotInfo {
   /** Bytes that have a block of their own in its map. */
   mappedBytes: number
   createdMs: number
+  /** When its bytes last changed. */
+  modifiedMs: number
   holds: string[]
 }
 
@@ -21,6 +23,8 @@ export interface VolumeInfo {
   sizeBytes: number
   mappedBytes: number
   createdMs: number
+  /** When its bytes last changed. */
+  modifiedMs: number
   /** The disk it was cloned from, while that is known: `volume` or `volume@snapshot`. */
   origin: string | null
   labels: Record<string, string>

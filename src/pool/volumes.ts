@@ -31,6 +31,13 @@ export function mustFindDisk(core: PoolCore, name: string): Disk {
   })
 }
 
+/** Throws `not-found`. */
+export function mustFindById(core: PoolCore, id: number): Disk {
+  const disk = core.catalogue.tryDisk(id)
+  if (disk !== null) return disk
+  throw new OperatingError('not-found', 'the disk is gone', { details: { id } })
+}
+
 export function verifyFree(core: PoolCore, name: string): void {
   const { volume, snapshot } = mustParseDiskName(name)
   const found = core.catalogue.tryVolume(volume)
@@ -51,23 +58,22 @@ export function verifySize(sizeBytes: number): void {
   })
 }
 
-/** How a shrink names itself among a disk's users: nobody may come while there is one. */
-export const SHRINKING = 'a shrink'
-
-/** Throws `busy` with the users and holds of the disks, if any has some. */
-function verifyUnused(
+/**
+ * Throws `busy` with the users and holds of the disks, if any has some; `allows` says whose use
+ * is none of the operation's business.
+ */
+export function verifyUnused(
   core: PoolCore,
   disks: Iterable<Disk>,
   verb: string,
   holdsCount: boolean,
-  allowedUser?: string,
+  allows: (client: string, user: object) => boolean = () => false,
 ): void {
   const holders: string[] = []
   for (const disk of disks) {
     const name = core.catalogue.nameOf(disk)
-    for (const user of disk.users.values()) {
-      if (user === allowedUser) continue
-      holders.push(`${name}: in use by ${user}`)
+    for (const [user, client] of disk.users) {
+      if (!allows(client, user)) holders.push(`${name}: in use by ${client}`)
     }
     if (!holdsCount) continue
     for (const tag of disk.holds) holders.push(`${name}: held by "${tag}"`)
@@ -199,51 +205,6 @@ export async function renameDisk(core: PoolCore, from: string, to: string): Prom
     verifyUnused(core, [disk, ...disk.snapshots.values()], `rename "${from}"`, false)
     return { op: 'rename', id: disk.id, name: target.snapshot ?? target.volume }
   })
-}
-
-/** `zeroTail` zeroes bytes of a volume; a shrink may cut a block in two. */
-export async function resizeVolume(
-  core: PoolCore,
-  name: string,
-  sizeBytes: number,
-  allowShrink: boolean,
-  zeroTail: (disk: Disk, fromBytes: number) => Promise<void>,
-): Promise<void> {
-  mustParseVolumeName(name)
-  verifySize(sizeBytes)
-  const disk = mustFindDisk(core, name)
-  const resize = (): Promise<void> => {
-    return journal(core, () => {
-      const found = mustFindDisk(core, name)
-      if (sizeBytes < found.sizeBytes) verifyShrink(core, found, sizeBytes, allowShrink)
-      return { op: 'resize', id: found.id, sizeBytes }
-    })
-  }
-  if (sizeBytes >= disk.sizeBytes) {
-    await resize()
-    return
-  }
-  verifyShrink(core, disk, sizeBytes, allowShrink)
-  // Nobody may remove, restore or open it while its last block is being zeroed.
-  disk.users.set(resize, SHRINKING)
-  try {
-    // What lies behind the new end must not come back when the volume grows again.
-    await zeroTail(disk, sizeBytes)
-    await resize()
-  } finally {
-    disk.users.delete(resize)
-  }
-}
-
-function verifyShrink(core: PoolCore, disk: Disk, sizeBytes: number, allowShrink: boolean): void {
-  if (!allowShrink) {
-    throw new OperatingError(
-      'usage',
-      `"${disk.name}" has ${disk.sizeBytes} bytes; shrinking it to ${sizeBytes} destroys data`,
-      { hint: 'take a snapshot first, then repeat with --shrink' },
-    )
-  }
-  verifyUnused(core, [disk], `shrink "${disk.name}"`, false, SHRINKING)
 }
 
 export async function holdDisk(core: PoolCore, name: string, tag: string): Promise<void> {

@@ -1,10 +1,12 @@
 import { must } from '../base/assert.ts'
-import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'
 import type { TargetCompletion } from '../export/target.ts'
 import { EntryKind } from '../format/record.ts'
 import type { DurableWaiter } from '../segment/sync-group.ts'
 import type { Cohort } from './cohort.ts'
 import type { Disk } from './disk.ts'
+import { rangesMeet } from './range-lock.ts'
+import type { BlockRange, RangeLock } from './range-lock.ts'
 
 /** What a part of an operation does; `skip` is a partial block that already reads as zeros. */
 export type EdgeState = 'none' | 'page' | 'skip'
@@ -16,7 +18,9 @@ export type EdgeState = 'none' | 'page' | 'skip'
  * engine page.
  */
 export class WriteOp implements DurableWaiter {
-  disk: Disk | null = null
+  #disk: Disk | null = null
+  /** Held by who started it: then nothing else can be at its blocks. */
+  lock: RangeLock | null = null
   kind: EntryKind = EntryKind.data
   offsetBytes = 0
   endBytes = 0
@@ -59,8 +63,10 @@ export class WriteOp implements DurableWaiter {
     completion: TargetCompletion,
     tag: number,
     cohort: Cohort,
+    lock: RangeLock | null,
   ): void {
-    this.disk = disk
+    this.#disk = disk
+    this.lock = lock
     this.kind = kind
     this.offsetBytes = offsetBytes
     this.endBytes = offsetBytes + lengthBytes
@@ -73,7 +79,7 @@ export class WriteOp implements DurableWaiter {
     this.head = 'none'
     this.tail = 'none'
     this.firstBlock = Math.floor(offsetBytes / BLOCK_SIZE_BYTES)
-    this.endBlock = Math.ceil(this.endBytes / BLOCK_SIZE_BYTES)
+    this.endBlock = blocksOf(this.endBytes)
     this.nextBlock = this.firstBlock
     this.result = 0
     this.isEnded = false
@@ -82,8 +88,8 @@ export class WriteOp implements DurableWaiter {
     this.sequence = 0
   }
 
-  get target(): Disk {
-    return must(this.disk, 'the disk being written')
+  get disk(): Disk {
+    return must(this.#disk, 'the disk being written')
   }
 
   /** Whether the first block is changed in part; then it is also the head. */
@@ -106,12 +112,21 @@ export class WriteOp implements DurableWaiter {
     return this.endBlock - (this.tail === 'none' ? 0 : 1)
   }
 
-  overlaps(other: WriteOp): boolean {
-    return (
-      this.disk === other.disk &&
-      this.firstBlock < other.endBlock &&
-      other.firstBlock < this.endBlock
-    )
+  meets(range: BlockRange): boolean {
+    return rangesMeet(this, range)
+  }
+
+  /**
+   * The disk may have shrunk while the operation waited for that: what lies behind the new end is
+   * as if it had been written before. False: nothing is left.
+   */
+  cutAtEnd(): boolean {
+    const { sizeBytes } = this.disk
+    if (this.endBytes > sizeBytes) {
+      this.endBytes = Math.max(this.offsetBytes, sizeBytes)
+      this.endBlock = Math.max(this.firstBlock, blocksOf(this.endBytes))
+    }
+    return this.endBytes > this.offsetBytes
   }
 
   /** Where in the arena the bytes of a whole block of the caller's begin. */
@@ -131,7 +146,8 @@ export class WriteOp implements DurableWaiter {
     must(this.cohort, 'the cohort').leave()
     this.cohort = null
     this.completion = null
-    this.disk = null
+    this.#disk = null
+    this.lock = null
     this.#recycle(this)
     completion.targetComplete(tag, result)
   }
@@ -142,6 +158,6 @@ export class WriteOp implements DurableWaiter {
     if (this.endBytes >= blockEndBytes) return false
     // A trim or zero to the very end of the disk takes the whole last block. Data cannot: the
     // caller's bytes stop there.
-    return this.kind === EntryKind.data || this.endBytes < this.target.sizeBytes
+    return this.kind === EntryKind.data || this.endBytes < this.disk.sizeBytes
   }
 }

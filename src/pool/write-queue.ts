@@ -9,7 +9,8 @@
  * An operation that needs a map node or the rest of a partial block from disk waits in `#held`
  * until it has it. Those that come after it pass it by, unless they overlap it: operations on the
  * same block go into the log in the order in which they came. Hence a read-modify-write cannot
- * lose a neighbour's bytes.
+ * lose a neighbour's bytes. What changes many blocks and takes its time, a shrink or a copy, stands
+ * in the same line with a {@link RangeLock}.
  */
 import { assert } from '../base/assert.ts'
 import { Errno, OperatingError } from '../base/errors.ts'
@@ -22,6 +23,8 @@ import { SpareMissing } from './appender.ts'
 import type { PoolCore } from './core.ts'
 import type { Disk } from './disk.ts'
 import { prepareEdges, releaseEdges } from './edge-pages.ts'
+import { RangeLock } from './range-lock.ts'
+import type { BlockRange } from './range-lock.ts'
 import { WriteOp } from './write-op.ts'
 
 /** Nodes written in one go when too many are dirty: about a millisecond. */
@@ -37,9 +40,9 @@ export class WriteQueue implements TurnHook {
   readonly #found: Lookup = new Lookup()
   readonly #free: WriteOp[] = []
   readonly #onAppended: () => void
-  #incoming: WriteOp[] = []
-  #held: WriteOp[] = []
-  #working: WriteOp[] = []
+  #incoming: (WriteOp | RangeLock)[] = []
+  #held: (WriteOp | RangeLock)[] = []
+  #working: (WriteOp | RangeLock)[] = []
   /** Operations with a part in the record being built. */
   readonly #inRecord: WriteOp[] = []
   #ended: WriteOp[] = []
@@ -55,12 +58,15 @@ export class WriteQueue implements TurnHook {
     this.#onAppended = onAppended
   }
 
-  /** Operations not in the log yet. */
+  /** Operations not in the log yet, and locks. */
   get pendingCount(): number {
     return this.#incoming.length + this.#held.length
   }
 
-  /** Queues an operation on a range that lies within the disk. Result: 0, -EIO or -ENOSPC. */
+  /**
+   * Queues an operation on a range that lies within the disk. Result: 0, -EIO or -ENOSPC. `lock`:
+   * held by the caller, around the range.
+   */
   submit(
     disk: Disk,
     kind: EntryKind,
@@ -70,12 +76,39 @@ export class WriteQueue implements TurnHook {
     isDurable: boolean,
     completion: TargetCompletion,
     tag: number,
+    lock: RangeLock | null = null,
   ): void {
     const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
     const cohort = this.#core.cohorts.enter()
-    op.start(disk, kind, offsetBytes, lengthBytes, arenaOffset, isDurable, completion, tag, cohort)
+    op.start(
+      disk,
+      kind,
+      offsetBytes,
+      lengthBytes,
+      arenaOffset,
+      isDurable,
+      completion,
+      tag,
+      cohort,
+      lock,
+    )
     this.#incoming.push(op)
     this.#core.io.atTurnEnd(this)
+  }
+
+  /** Resolves when the caller has the ranges to itself; it releases the lock whatever happens. */
+  lock(ranges: readonly BlockRange[]): Promise<RangeLock> {
+    return new Promise((resolve) => {
+      this.#incoming.push(new RangeLock(ranges, resolve, (lock) => this.#unlock(lock)))
+      this.#core.io.atTurnEnd(this)
+    })
+  }
+
+  #unlock(lock: RangeLock): void {
+    const index = this.#held.indexOf(lock)
+    assert(index >= 0, 'a lock is released between turns')
+    this.#held.splice(index, 1)
+    if (this.#held.length > 0) this.#core.io.atTurnEnd(this)
   }
 
   turnEnd(): void {
@@ -84,8 +117,11 @@ export class WriteQueue implements TurnHook {
     for (const op of this.#incoming) working.push(op)
     this.#held.length = 0
     this.#incoming.length = 0
-    for (const op of working) {
-      if (this.#advance(op) === 'held') this.#held.push(op)
+    if (working.length > 0) this.#core.catalogue.readClock()
+    for (const one of working) {
+      if (one instanceof RangeLock) this.#advanceLock(one)
+      else if (this.#advance(one) === 'done') continue
+      this.#held.push(one)
     }
     working.length = 0
     // An operation that ended may have been what another waits for.
@@ -96,10 +132,23 @@ export class WriteQueue implements TurnHook {
     this.#onAppended()
   }
 
+  #advanceLock(lock: RangeLock): void {
+    if (lock.isWaiting && !lock.ranges.some((range) => this.#isTaken(range))) lock.grant()
+  }
+
+  /** Whether something that came before and still waits is at these blocks. */
+  #isTaken(range: BlockRange): boolean {
+    return this.#held.some((earlier) => earlier.meets(range))
+  }
+
   #advance(op: WriteOp): Progress {
     if (op.state === 'preparing') return 'held'
-    if (this.#held.length > 0 && this.#held.some((earlier) => earlier.overlaps(op))) return 'held'
+    if (this.#held.length > 0 && op.lock === null && this.#isTaken(op)) return 'held'
     if (op.state === 'new') {
+      if (!op.cutAtEnd()) {
+        this.#endWithout(op)
+        return 'done'
+      }
       if (op.isHeadPartial || op.isTailPartial) {
         if (this.#edgeSlotCount === 0) return 'held'
         this.#edgeSlotCount -= 1
@@ -146,7 +195,7 @@ export class WriteQueue implements TurnHook {
   /** Whether the map's nodes are here; if not, has them loaded. */
   #reside(op: WriteOp): boolean {
     const { tables } = this.#core
-    const { root } = op.target
+    const { root } = op.disk
     const found = this.#found
     if (tables.tryReside(root, op.nextBlock, op.endBlock - op.nextBlock, found)) return true
     op.state = 'preparing'
@@ -173,11 +222,14 @@ export class WriteQueue implements TurnHook {
     }
     // Nothing to write: both ends read as zeros already. Whatever made them so, perhaps a trim not
     // durable yet, is what FUA then waits for.
-    if (!op.isEnded && this.#inRecord.at(-1) !== op) {
-      op.sequence = this.#core.log.nextSequence
-      this.#end(op, 0)
-    }
+    if (!op.isEnded && this.#inRecord.at(-1) !== op) this.#endWithout(op)
     return 'done'
+  }
+
+  /** Nothing of `op` goes into the log: it is done with what comes before it there. */
+  #endWithout(op: WriteOp): void {
+    op.sequence = this.#core.log.nextSequence
+    this.#end(op, 0)
   }
 
   #noteInRecord(op: WriteOp): void {
@@ -187,7 +239,7 @@ export class WriteQueue implements TurnHook {
   /** Adds the next part of `op` to the record. False: there is no room for any of it. */
   #addNext(op: WriteOp): boolean {
     const { log } = this.#core
-    const { id } = op.target
+    const { id } = op.disk
     const block = op.nextBlock
     const isHead = block < op.wholeStart
     if (isHead || block >= op.wholeEnd) {

@@ -74,7 +74,7 @@ function sparseImage(path: string): Buffer {
 function comparable(text: string, pool: string): string {
   return text
     .replaceAll(pool, 'POOL')
-    .replaceAll(/"createdMs": ?[\d.]+/g, '"createdMs":0')
+    .replaceAll(/"(created|modified)Ms": ?[\d.]+/g, '"$1Ms":0')
     .replaceAll(/"(id)": ?"[0-9a-f]+"/g, '"$1":"ID"')
     .replaceAll(
       /"(physical\w*|free|segment\w*|punched|deleted\w*)(Bytes|Count)": ?\d+/g,

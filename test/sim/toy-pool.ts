@@ -244,8 +244,8 @@ class ToyPool {
 function describe(
   name: string,
   { sizeBytes, holds }: ToyDisk,
-): Pick<VolumeInfo, 'name' | 'sizeBytes' | 'mappedBytes' | 'createdMs' | 'holds'> {
-  return { name, sizeBytes, mappedBytes: 0, createdMs: 0, holds }
+): Pick<VolumeInfo, 'name' | 'sizeBytes' | 'mappedBytes' | 'createdMs' | 'modifiedMs' | 'holds'> {
+  return { name, sizeBytes, mappedBytes: 0, createdMs: 0, modifiedMs: 0, holds }
 }
 
 function emptyDisk(sizeBytes: number): ToyDisk {

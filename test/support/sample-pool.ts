@@ -42,7 +42,7 @@ export const SAMPLE_DISKS: string[] = ['a', 'a@s', 'b', 'c', 'a@t', 'd']
 
 function volume(id: number, name: string, root: DiskState['root']): DiskState {
   const sizeBytes = 4 * MIB
-  const rest = { createdMs: 1, originId: null, labels: {}, holds: [] }
+  const rest = { createdMs: 1, modifiedMs: 1, originId: null, labels: {}, holds: [] }
   return { id, name, kind: 'volume', volumeId: id, sizeBytes, root, ...rest }
 }
 

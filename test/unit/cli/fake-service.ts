@@ -72,7 +72,7 @@ export class FakeService implements PoolService {
       const [volumeName, snapshot] = name.split('@')
       const volume = await this.volume(volumeName)
       const { sizeBytes, mappedBytes } = volume
-      const times = { createdMs: CREATED_MS, holds: [] }
+      const times = { createdMs: CREATED_MS, modifiedMs: CREATED_MS, holds: [] }
       taken.push({ name, volume: volumeName, snapshot, sizeBytes, mappedBytes, ...times })
       volume.snapshots.push(taken[taken.length - 1])
     }
@@ -201,6 +201,7 @@ export class FakeService implements PoolService {
       sizeBytes,
       mappedBytes: 4096 * this.#nextId,
       createdMs: CREATED_MS,
+      modifiedMs: CREATED_MS,
       origin,
       labels,
       holds: [],

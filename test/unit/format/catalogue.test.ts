@@ -27,6 +27,7 @@ const disks: fc.Arbitrary<DiskState> = fc.record({
   sizeBytes: fc.maxSafeNat(),
   root,
   createdMs: fc.maxSafeNat(),
+  modifiedMs: fc.maxSafeNat(),
   originId: fc.option(u32),
   labels: fc.dictionary(label, fc.string()),
   holds: fc.array(fc.string()),
