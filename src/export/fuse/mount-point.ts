@@ -173,7 +173,8 @@ function mountRefused(options: FuseMountOptions, stderr: string): OperatingError
 export async function detach(path: string, isForced: boolean): Promise<void> {
   const isRoot = process.geteuid?.() === 0
   const [command, words] = isRoot
-    ? ['umount', isForced ? ['-l', '--', path] : ['--', path]]
+    ? // -f aborts the connection: with -l alone, files still open would keep it alive.
+      ['umount', isForced ? ['-f', '-l', '--', path] : ['--', path]]
     : ['fusermount3', isForced ? ['-u', '-z', '--', path] : ['-u', '--', path]]
   const { failure, stderr } = await run(command, words, COMMAND_TIMEOUT_MS)
   if (failure === null || /not mounted|not found in/.test(stderr)) return
