@@ -1,0 +1,159 @@
+/**
+ * What a server that was killed leaves on its host: its filesystem, whose every call gives
+ * ENOTCONN, loop devices on files in it, and mounts of these. It is found by looking at the host
+ * alone, for whoever knew about it is gone; and taken away from the top down.
+ */
+import { writeFile } from 'node:fs/promises'
+import { FUSE_TYPE, QUICK_TIMEOUT_MS, attempt } from './actions.ts'
+import type { LoopDevice } from './loop-devices.ts'
+import type { MountEntry } from './mount-table.ts'
+import { isBelow } from './mount-table.ts'
+import type { HostWorld } from './world.ts'
+
+export interface StaleThing {
+  kind: 'mount' | 'device' | 'filesystem'
+  /** A mount point or a device. */
+  subject: string
+  fact: string
+  /** Of a filesystem that does not answer: its number under /sys/fs/fuse/connections. */
+  connection: number | null
+}
+
+export interface FixStep {
+  subject: string
+  /** What was done, or was tried. */
+  action: string
+  /** Null: done. */
+  failure: string | null
+}
+
+/** A server answers such a question in a few milliseconds. */
+const LOOK_TIMEOUT_MS = 3000
+/** What a dead server's filesystem says (ENOTCONN), in the C locale. */
+const NOT_CONNECTED = /Transport endpoint is not connected|Software caused connection abort/
+
+type Life = 'alive' | 'dead' | 'hung'
+
+/**
+ * In the order in which it has to go. `isServed` tells whether a daemon answers for the pool of
+ * this path: what is slow is not stale while one does.
+ */
+export async function findStale(
+  world: HostWorld,
+  isServed: (poolPath: string) => Promise<boolean>,
+): Promise<StaleThing[]> {
+  const mounts = await world.mounts()
+  const filesystems: StaleThing[] = []
+  for (const mount of mounts.filter(({ type }) => type === FUSE_TYPE)) {
+    const life = await lifeOf(world, mount)
+    if (life === 'alive' || (life === 'hung' && (await isServed(mount.source)))) continue
+    const how = life === 'dead' ? 'is dead' : 'does not answer'
+    filesystems.push({
+      kind: 'filesystem',
+      subject: mount.directory,
+      fact: `the server of ${mount.source} ${how}`,
+      connection: life === 'hung' ? Number(mount.deviceNumber.split(':')[1]) : null,
+    })
+  }
+  const devices = await staleDevices(world, mounts, filesystems)
+  const paths = new Set(devices.map(({ subject }) => subject))
+  const inside = mounts
+    .filter(({ source }) => paths.has(source))
+    .map((mount): StaleThing => {
+      const fact = `${mount.type} on ${mount.source}, which gives errors`
+      return { kind: 'mount', subject: mount.directory, fact, connection: null }
+    })
+  return [...inside.toReversed(), ...devices.toReversed(), ...filesystems.toReversed()]
+}
+
+/** Both are asked: the numbers of a filesystem may be hidden from other users, its list is not. */
+async function lifeOf(world: HostWorld, { directory }: MountEntry): Promise<Life> {
+  for (const [tool, args] of [
+    ['stat', ['--file-system', '--', directory]],
+    ['ls', ['-f', '--', directory]],
+  ] as const) {
+    try {
+      const result = await world.run(tool, args, LOOK_TIMEOUT_MS)
+      if (NOT_CONNECTED.test(result.stderr)) return 'dead'
+    } catch {
+      return 'hung'
+    }
+  }
+  return 'alive'
+}
+
+/** Loop devices on files of dead filesystems, mounted or not any more, whose reads fail. */
+async function staleDevices(
+  world: HostWorld,
+  mounts: readonly MountEntry[],
+  dead: readonly StaleThing[],
+): Promise<StaleThing[]> {
+  const found: StaleThing[] = []
+  for (const loop of await world.loops()) {
+    const isOnDead = dead.some(({ subject }) => isBelow(loop.backingPath, subject))
+    const isOurs = isOnDead || isOrphan(loop, mounts)
+    if (!isOurs || (await canBeRead(world, loop))) continue
+    const fact = `on ${loop.backingPath}, which nobody serves`
+    found.push({ kind: 'device', subject: loop.path, fact, connection: null })
+  }
+  return found
+}
+
+/**
+ * A file in a filesystem that was unmounted lazily: the kernel names it by what is left of its
+ * path. One below a live mount may be of a dead one that lies under it.
+ */
+function isOrphan({ backingPath }: LoopDevice, mounts: readonly MountEntry[]): boolean {
+  if (/^\/(volumes\/[^/]+|snapshots\/[^/]+\/[^/]+\/disk)$/.test(backingPath)) return true
+  return mounts.some(({ type, directory }) => type === FUSE_TYPE && isBelow(backingPath, directory))
+}
+
+async function canBeRead(world: HostWorld, { path }: LoopDevice): Promise<boolean> {
+  const args = [`if=${path}`, 'of=/dev/null', 'iflag=direct', 'bs=4096', 'count=1', 'status=none']
+  return (await attempt(world, 'dd', args, LOOK_TIMEOUT_MS)) === null
+}
+
+/** Goes on whatever fails; what was in use is taken away from its users. */
+export async function fixStale(
+  world: HostWorld,
+  things: readonly StaleThing[],
+  abortConnection: (connection: number) => Promise<void> = abortFuseConnection,
+): Promise<FixStep[]> {
+  const steps: FixStep[] = []
+  for (const { connection, subject } of things) {
+    if (connection === null) continue
+    const failure = await abortConnection(connection).then(
+      () => null,
+      (error: unknown) => String(error),
+    )
+    steps.push({ subject, action: 'end the connection', failure })
+  }
+  for (const { kind, subject } of things) {
+    if (kind === 'device') steps.push(await detach(world, subject))
+    else steps.push(...(await unmount(world, subject)))
+  }
+  return steps
+}
+
+/** Everything that waits for an answer gets ECONNABORTED. */
+function abortFuseConnection(connection: number): Promise<void> {
+  return writeFile(`/sys/fs/fuse/connections/${connection}/abort`, '1')
+}
+
+async function detach(world: HostWorld, subject: string): Promise<FixStep> {
+  const args = ['--detach', subject]
+  const failure = await attempt(world, 'losetup', args, QUICK_TIMEOUT_MS)
+  const isThere = (await world.loops()).some(({ path }) => path === subject)
+  // The kernel says yes to detaching what is in use, and does it later.
+  const action = isThere && failure === null ? 'detach when its last user lets go' : 'detach'
+  return { subject, action, failure }
+}
+
+async function unmount(world: HostWorld, subject: string): Promise<FixStep[]> {
+  const failure = await attempt(world, 'umount', ['--', subject], QUICK_TIMEOUT_MS)
+  const steps: FixStep[] = [{ subject, action: 'unmount', failure }]
+  if (failure === null) return steps
+  const lazily = ['--lazy', '--', subject]
+  const second = await attempt(world, 'umount', lazily, QUICK_TIMEOUT_MS)
+  return [...steps, { subject, action: 'unmount lazily', failure: second }]
+}
