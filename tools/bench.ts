@@ -1,7 +1,7 @@
 /**
  * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
  *
- *     node dist/tools/bench.js nbd|snapshots|memory|recovery|clones [options]
+ *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones [options]
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, release, tmpdir } from 'node:os'
@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { tryParseSize } from '../src/base/units.ts'
 import { benchClones } from './bench/clones.ts'
+import { benchFuse } from './bench/fuse.ts'
 import { benchMemory } from './bench/memory.ts'
 import { benchNbd } from './bench/nbd.ts'
 import { benchRecovery } from './bench/recovery.ts'
@@ -18,6 +19,7 @@ import { benchSnapshots } from './bench/snapshots.ts'
 
 const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>> = {
   nbd: benchNbd,
+  fuse: benchFuse,
   snapshots: benchSnapshots,
   memory: benchMemory,
   recovery: benchRecovery,
@@ -27,6 +29,7 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>
 const USAGE = `Usage: npm run bench -- BENCHMARK [options]
 
   nbd         varve and qemu-nbd side by side, on the same work
+  fuse        a disk as a file, beside qemu-storage-daemon and beside libfuse
   snapshots   reading a volume with 1,000 snapshots and one with none, as pairs
   memory      resident memory of varve serve while 20 GiB are moved
   recovery    kill -9 after 1 GiB, with and without checkpoints, then the time to reopen

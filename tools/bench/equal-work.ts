@@ -5,8 +5,8 @@
 import { spawn } from 'node:child_process'
 import { readFileSync, statSync } from 'node:fs'
 import { BLOCK_SIZE_BYTES, MIB } from '../../src/base/units.ts'
-import { run } from '../command.ts'
-import { fio } from './fio.ts'
+import { commandLine, run } from '../command.ts'
+import { fio, type FioTarget } from './fio.ts'
 
 const FLUSHED_BYTES = 64 * MIB
 const SECTOR_SIZE_BYTES = 512
@@ -33,22 +33,35 @@ export async function verifyEqualWork(
   if (!disk.can_flush || disk.is_read_only) throw new Error(`${uri} takes no writes or flushes`)
   const flushedBytes = await verifyFlush(uri, folder)
   const blockCount = sizes.filledBytes / BLOCK_SIZE_BYTES
-  await verifyContent(uri, blockCount)
+  await verifyContent('nbdcopy', [uri, '-'], blockCount)
+  return { flushedBytes, blockCount }
+}
+
+/** The same for a file, all of which is filled, past the page cache. */
+export async function verifyEqualFile(
+  path: string,
+  folder: string,
+  sizeBytes: number,
+): Promise<EqualWork> {
+  const flushedBytes = await verifyFlush({ path }, folder)
+  const blockCount = sizeBytes / BLOCK_SIZE_BYTES
+  await verifyContent('dd', [`if=${path}`, 'bs=1M', 'iflag=direct'], blockCount)
   return { flushedBytes, blockCount }
 }
 
 /** Writes 64 MiB and flushes: the device below `folder` must have been sent as much meanwhile. */
-async function verifyFlush(uri: string, folder: string): Promise<number | null> {
+async function verifyFlush(target: FioTarget, folder: string): Promise<number | null> {
   // What was written earlier must not count.
   await run('sync', ['-f', folder])
   const before = sentToDevice(folder)
   const write = { name: 'flush', pattern: 'write', blockSizes: '1m', queueDepth: 8 } as const
-  await fio(uri, write, { sizeBytes: FLUSHED_BYTES, flushAtEnd: true, seed: 5 })
+  await fio(target, write, { sizeBytes: FLUSHED_BYTES, flushAtEnd: true, seed: 5 })
   const after = sentToDevice(folder)
   if (before === null || after === null) return null
   // Other programs' writes can only add to it.
   if (after - before < FLUSHED_BYTES) {
-    throw new Error(`${uri} answered a flush, but only ${after - before} bytes reached the disk`)
+    const name = typeof target === 'string' ? target : target.path
+    throw new Error(`${name} answered a flush, but only ${after - before} bytes reached the disk`)
   }
   return after - before
 }
@@ -68,10 +81,18 @@ function sentToDevice(folder: string): number | null {
   return null
 }
 
-/** Reads the filled part, which also warms the page cache; rejects at the first zero block. */
-function verifyContent(uri: string, blockCount: number): Promise<void> {
+/**
+ * Reads the filled part by what a command prints, which also warms the page cache; rejects at the
+ * first zero block.
+ */
+function verifyContent(
+  command: string,
+  args: readonly string[],
+  blockCount: number,
+): Promise<void> {
+  const source = commandLine(command, args)
   return new Promise((resolve, reject) => {
-    const child = spawn('nbdcopy', [uri, '-'], { stdio: ['ignore', 'pipe', 'ignore'] })
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'ignore'] })
     const zeros = Buffer.alloc(BLOCK_SIZE_BYTES)
     let pending: Buffer = Buffer.alloc(0)
     let checkedCount = 0
@@ -84,7 +105,7 @@ function verifyContent(uri: string, blockCount: number): Promise<void> {
         if (checkedCount === blockCount) break
         if (bytes.compare(zeros, 0, BLOCK_SIZE_BYTES, offset, offset + BLOCK_SIZE_BYTES) === 0) {
           child.kill()
-          reject(new Error(`block ${checkedCount} of ${uri} is zero: nothing would be read`))
+          reject(new Error(`block ${checkedCount} is zero, nothing would be read: ${source}`))
           return
         }
         checkedCount += 1
@@ -95,7 +116,7 @@ function verifyContent(uri: string, blockCount: number): Promise<void> {
     child.once('error', reject)
     child.once('close', (code) => {
       if (checkedCount === blockCount) resolve()
-      else reject(new Error(`nbdcopy ended with ${code} after ${checkedCount} blocks of ${uri}`))
+      else reject(new Error(`${code} after ${checkedCount} blocks: ${source}`))
     })
   })
 }

@@ -1,4 +1,4 @@
-/** One fio run over NBD, with the figures we use taken out of its JSON. */
+/** One fio run over NBD or on a file, with the figures we use taken out of its JSON. */
 import { run } from '../command.ts'
 
 export interface Workload {
@@ -9,7 +9,12 @@ export interface Workload {
   queueDepth: number
   /** Only into space never written before, a fixed amount each round. */
   isFirstWrite?: true
+  /** On a file: through the page cache instead of O_DIRECT. */
+  isBuffered?: true
 }
+
+/** What the load goes to: the URI of an NBD export, or a file or device with Linux's own AIO. */
+export type FioTarget = string | { path: string }
 
 export interface FioLimits {
   /** Part of the export that is used, from `offsetBytes` or its start. */
@@ -67,8 +72,12 @@ export const COMPARED_WORKLOADS: readonly Workload[] = [
 ]
 
 /** Rejects when fio reports any error or moved nothing. */
-export async function fio(uri: string, workload: Workload, limits: FioLimits): Promise<FioResult> {
-  const report = await runFio(fioArguments(uri, workload, limits))
+export async function fio(
+  target: FioTarget,
+  workload: Workload,
+  limits: FioLimits,
+): Promise<FioResult> {
+  const report = await runFio(fioArguments(target, workload, limits))
   const job = report.jobs[0]
   const directions = [job.read, job.write].filter((direction) => direction.io_bytes > 0)
   if (job.error !== 0) throw new Error(`fio failed with errno ${job.error}: ${workload.name}`)
@@ -87,12 +96,11 @@ export async function fio(uri: string, workload: Workload, limits: FioLimits): P
   }
 }
 
-function fioArguments(uri: string, workload: Workload, limits: FioLimits): string[] {
+function fioArguments(target: FioTarget, workload: Workload, limits: FioLimits): string[] {
   const isSplit = workload.blockSizes.includes('/')
   const args = [
     '--name=load',
-    '--ioengine=nbd',
-    `--uri=${uri}`,
+    ...engineArguments(target, workload),
     `--rw=${workload.pattern}`,
     `${isSplit ? '--bssplit' : '--bs'}=${workload.blockSizes}`,
     `--iodepth=${workload.queueDepth}`,
@@ -111,6 +119,13 @@ function fioArguments(uri: string, workload: Workload, limits: FioLimits): strin
   if (limits.rateIops !== undefined) args.push(`--rate_iops=${limits.rateIops}`)
   if (limits.flushAtEnd === true) args.push('--end_fsync=1')
   return args
+}
+
+function engineArguments(target: FioTarget, workload: Workload): string[] {
+  if (typeof target === 'string') return ['--ioengine=nbd', `--uri=${target}`]
+  const file = [`--filename=${target.path}`, '--allow_file_create=0', '--fallocate=none']
+  if (workload.isBuffered === true) return [...file, '--ioengine=psync']
+  return [...file, '--ioengine=libaio', '--direct=1']
 }
 
 async function runFio(args: readonly string[]): Promise<FioReport> {
