@@ -76,6 +76,31 @@ export class HttpService implements PoolService {
   async release(name: string, tag: string): Promise<void> {
     await this.#ask('release', { name, tag })
   }
+  fuseMount(request: shape.FuseRequest): Promise<shape.MountedFilesystem> {
+    return this.#ask('fuseMount', request)
+  }
+  async fuseUnmount(path: string, force: boolean): Promise<void> {
+    await this.#ask('fuseUnmount', { path, force })
+  }
+
+  attach(request: shape.AttachRequest): Promise<shape.DeviceInfo> {
+    return this.#ask('attach', request)
+  }
+  detach(target: string): Promise<shape.DeviceInfo[]> {
+    return this.#ask('detach', { target })
+  }
+  devices(): Promise<shape.DeviceInfo[]> {
+    return this.#ask('devices', {})
+  }
+  mount(request: shape.MountRequest): Promise<shape.MountInfo> {
+    return this.#ask('mount', request)
+  }
+  umount(target: string): Promise<shape.MountInfo[]> {
+    return this.#ask('umount', { target })
+  }
+  mkfs(request: shape.MkfsRequest): Promise<shape.MkfsReport> {
+    return this.#ask('mkfs', request)
+  }
 
   async *diff(
     from: string | null,
@@ -147,7 +172,7 @@ export class HttpService implements PoolService {
       path: `${API_PREFIX}/${name}`,
       headers: jsonHeaders(body),
       body,
-      patient: false,
+      patient: operation.isPatient,
     })
     let value: unknown
     try {

@@ -14,6 +14,7 @@
  */
 import type { z } from 'zod'
 import type * as shape from './shapes.ts'
+import * as device from './device-schemas.ts'
 import * as schema from './schemas.ts'
 
 export const API_PREFIX = '/v1'
@@ -23,6 +24,8 @@ export const JSON_BODY_BYTES_MAX = 8388608
 export interface Unary<Q, R> {
   readonly kind: 'unary'
   readonly method: 'GET' | 'POST'
+  /** Whether it may take as long as it takes, as what waits for a device does. */
+  readonly isPatient: boolean
   readonly request: z.ZodType<Q>
   readonly result: z.ZodType<R>
 }
@@ -52,6 +55,14 @@ export interface UnaryOperations {
   readonly resize: Unary<shape.ResizeRequest, shape.VolumeInfo>
   readonly hold: Unary<{ name: string; tag: string }, null>
   readonly release: Unary<{ name: string; tag: string }, null>
+  readonly attach: Unary<shape.AttachRequest, shape.DeviceInfo>
+  readonly detach: Unary<{ target: string }, shape.DeviceInfo[]>
+  readonly devices: Unary<Empty, shape.DeviceInfo[]>
+  readonly mount: Unary<shape.MountRequest, shape.MountInfo>
+  readonly umount: Unary<{ target: string }, shape.MountInfo[]>
+  readonly mkfs: Unary<shape.MkfsRequest, shape.MkfsReport>
+  readonly fuseMount: Unary<shape.FuseRequest, shape.MountedFilesystem>
+  readonly fuseUnmount: Unary<{ path: string; force: boolean }, null>
 }
 
 export interface StreamingOperations {
@@ -70,11 +81,16 @@ export type UnaryRequest<K extends keyof UnaryOperations> = z.output<UnaryOperat
 export type UnaryResult<K extends keyof UnaryOperations> = z.output<UnaryOperations[K]['result']>
 
 function ask<Q, R>(request: z.ZodType<Q>, result: z.ZodType<R>): Unary<Q, R> {
-  return { kind: 'unary', method: 'POST', request, result }
+  return { kind: 'unary', method: 'POST', isPatient: false, request, result }
+}
+
+function wait<Q, R>(request: z.ZodType<Q>, result: z.ZodType<R>): Unary<Q, R> {
+  return { ...ask(request, result), isPatient: true }
 }
 
 function look<R>(result: z.ZodType<R>): Unary<Empty, R> {
-  return { kind: 'unary', method: 'GET', request: schema.emptySchema, result }
+  const request = schema.emptySchema
+  return { kind: 'unary', method: 'GET', isPatient: false, request, result }
 }
 
 function long<K extends 'stream' | 'upload' | 'download', Q, P, R>(
@@ -100,6 +116,14 @@ export const UNARY_OPERATIONS: UnaryOperations = {
   resize: ask(schema.resizeSchema, schema.volumeInfoSchema),
   hold: ask(schema.holdSchema, schema.nothingSchema),
   release: ask(schema.holdSchema, schema.nothingSchema),
+  attach: wait(device.attachRequestSchema, device.deviceInfoSchema),
+  detach: wait(device.targetSchema, device.deviceInfoSchema.array()),
+  devices: look(device.deviceInfoSchema.array()),
+  mount: wait(device.mountRequestSchema, device.mountInfoSchema),
+  umount: wait(device.targetSchema, device.mountInfoSchema.array()),
+  mkfs: wait(device.mkfsRequestSchema, device.mkfsReportSchema),
+  fuseMount: ask(schema.fuseRequestSchema, schema.mountedFilesystemSchema),
+  fuseUnmount: ask(schema.fuseUnmountSchema, schema.nothingSchema),
 }
 
 export const STREAMING_OPERATIONS: StreamingOperations = {

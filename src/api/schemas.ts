@@ -139,6 +139,21 @@ export const copyProgressSchema: z.ZodType<shape.CopyProgress> = z.object({
   doneBytes: bytes,
   totalBytes: bytes,
 })
+export const fuseRequestSchema: z.ZodType<shape.FuseRequest> = z.strictObject({
+  path: absolutePath,
+  allowOther: z.boolean(),
+  transport: z.enum(['auto', 'native', 'fuse-native']),
+})
+export const fuseUnmountSchema: z.ZodType<{ path: string; force: boolean }> = z.strictObject({
+  path: absolutePath,
+  force: z.boolean(),
+})
+export const mountedFilesystemSchema: z.ZodType<shape.MountedFilesystem> = z.object({
+  path: absolutePath,
+  transport: z.enum(['native', 'fuse-native']),
+  allowOther: z.boolean(),
+  isOwn: z.boolean(),
+})
 export const serveStatusSchema: z.ZodType<shape.ServeStatus> = z.object({
   mode: z.enum(['embedded', 'daemon']),
   processId: count,
@@ -148,6 +163,7 @@ export const serveStatusSchema: z.ZodType<shape.ServeStatus> = z.object({
     z.object({ name: diskName, uri: z.string(), sizeBytes: bytes, readOnly: z.boolean() }),
   ),
   connections: z.array(z.object({ peer: z.string(), export: z.string().nullable() })),
+  mounts: z.array(mountedFilesystemSchema),
 })
 
 export const zerosFrameSchema: z.ZodType<{ zeros: number }> = z.object({ zeros: bytes })

@@ -3,14 +3,17 @@
  * `HttpService` (here) over the control socket of a daemon: same commands, same results.
  * Everything rejects with a VarveError.
  */
+import type { DeviceService } from './device-service.ts'
 import type {
   CopyProgress,
   CreateVolume,
   DiffExtent,
   ExportReport,
   ExportRequest,
+  FuseRequest,
   ImportReport,
   ImportRequest,
+  MountedFilesystem,
   PoolInfo,
   ReclaimProgress,
   ReclaimReport,
@@ -48,7 +51,7 @@ export interface ExportCall extends LongCall<CopyProgress> {
   output?: ByteOutput
 }
 
-export interface PoolService {
+export interface PoolService extends DeviceService {
   status(): Promise<ServeStatus>
   info(): Promise<PoolInfo>
   volumes(): Promise<VolumeInfo[]>
@@ -62,6 +65,9 @@ export interface PoolService {
   resize(request: ResizeRequest): Promise<VolumeInfo>
   hold(name: string, tag: string): Promise<void>
   release(name: string, tag: string): Promise<void>
+  /** Shows the pool as a filesystem, for as long as the daemon runs. */
+  fuseMount(request: FuseRequest): Promise<MountedFilesystem>
+  fuseUnmount(path: string, force: boolean): Promise<void>
   diff(from: string | null, to: string, signal?: AbortSignal): AsyncIterable<DiffExtent>
   reclaim(call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
   importImage(request: ImportRequest, call: ImportCall): Promise<ImportReport>

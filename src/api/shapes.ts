@@ -4,6 +4,7 @@
  * `daemon/contract.ts` fails to compile when the two differ. Sizes are bytes, times are
  * milliseconds since 1970.
  */
+export type * from './device-shapes.ts'
 
 export interface SnapshotInfo {
   name: string
@@ -137,6 +138,23 @@ export interface ServedExport {
   readOnly: boolean
 }
 
+export interface FuseRequest {
+  /** Absolute; an existing folder. */
+  path: string
+  /** Users other than the daemon's may look and read. */
+  allowOther: boolean
+  /** `auto`: the kernel's own protocol where io_uring is to be had, else libfuse. */
+  transport: 'auto' | 'native' | 'fuse-native'
+}
+
+export interface MountedFilesystem {
+  path: string
+  transport: 'native' | 'fuse-native'
+  allowOther: boolean
+  /** Made by the daemon for block devices, not asked for. */
+  isOwn: boolean
+}
+
 export interface ServeStatus {
   /** `embedded`: this process has the pool open itself. */
   mode: 'embedded' | 'daemon'
@@ -146,4 +164,6 @@ export interface ServeStatus {
   exports: ServedExport[]
   /** `export`: null while the client has not chosen. */
   connections: { peer: string; export: string | null }[]
+  /** Where the pool is mounted as a filesystem. */
+  mounts: MountedFilesystem[]
 }

@@ -18,6 +18,8 @@ export interface Backend {
   ) => Promise<PoolInfo>
   readonly checkOffline: (poolPath: string, ioKind: IoKind) => Promise<CheckReport>
   readonly serve: (options: ServeOptions, logLevel: string) => Promise<Daemon>
+  /** Whether commands reach the pool through a daemon. */
+  readonly daemonRuns: (poolPath: string) => Promise<boolean>
   readonly inspectHost: (poolPath: string | null) => Promise<Finding[]>
 }
 

@@ -8,6 +8,7 @@ import { registerCreate } from './commands/create.ts'
 import { registerDiff } from './commands/diff.ts'
 import { registerDoctor } from './commands/doctor.ts'
 import { registerExport } from './commands/export.ts'
+import { registerFuse } from './commands/fuse.ts'
 import { registerHold } from './commands/hold.ts'
 import { registerImport } from './commands/import.ts'
 import { registerInfo } from './commands/info.ts'
@@ -50,6 +51,7 @@ const REGISTER: readonly ((program: Command, cli: Cli, setExitCode: SetExitCode)
   registerReclaim,
   registerCheck,
   registerServe,
+  registerFuse,
   registerDoctor,
 ]
 

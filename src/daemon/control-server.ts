@@ -69,6 +69,14 @@ const UNARY: UnaryHandlers = {
   resize: (service, request) => service.resize(request),
   hold: (service, { name, tag }) => nothing(service.hold(name, tag)),
   release: (service, { name, tag }) => nothing(service.release(name, tag)),
+  attach: (service, request) => service.attach(request),
+  detach: (service, { target }) => service.detach(target),
+  devices: (service) => service.devices(),
+  mount: (service, request) => service.mount(request),
+  umount: (service, { target }) => service.umount(target),
+  mkfs: (service, request) => service.mkfs(request),
+  fuseMount: (service, request) => service.fuseMount(request),
+  fuseUnmount: (service, { path, force }) => nothing(service.fuseUnmount(path, force)),
 }
 
 type StreamingHandlers = {

@@ -18,6 +18,11 @@ import type { Daemon, ServeOptions } from './serve.ts'
 
 export { openService } from './open-service.ts'
 
+/** Whether commands would reach the pool through a daemon. */
+export function daemonRuns(poolPath: string): Promise<boolean> {
+  return daemonListens(controlSocketPath(resolve(poolPath)))
+}
+
 /** Makes the folder too, for its owner alone. */
 export async function initPool(
   poolPath: string,

@@ -15,8 +15,11 @@ export interface Host {
 
 export type IoKind = 'auto' | 'ring' | 'node'
 
-/** All 128 clients of the NBD server fit a quarter of it. Only what is used takes memory. */
-const ARENA_BYTES: number = 168 * MIB
+/**
+ * All 128 clients of the NBD server fit a quarter of it, and a mounted filesystem has 64 MiB. Only
+ * what is used takes memory.
+ */
+const ARENA_BYTES: number = 256 * MIB
 
 export async function openHost(kind: IoKind): Promise<Host> {
   const checksum = await openChecksum()

@@ -3,6 +3,7 @@ import { open, stat } from 'node:fs/promises'
 import type { FileHandle } from 'node:fs/promises'
 import type { ByteOutput, ExportCall, ImportCall, LongCall, PoolService } from '../api/service.ts'
 import type * as shape from '../api/shapes.ts'
+import type { DeviceService } from '../api/device-service.ts'
 import { must } from '../base/assert.ts'
 import { OperatingError } from '../base/errors.ts'
 import type { ExportEntry, ExportTarget } from '../export/target.ts'
@@ -23,12 +24,27 @@ export interface OpenPool extends PoolOperations {
   close(): Promise<void>
 }
 
+/** Where the pool is mounted; the daemon's `FuseMounts`. */
+export interface Filesystems {
+  mount(request: shape.FuseRequest): Promise<shape.MountedFilesystem>
+  unmount(path: string, isForced: boolean): Promise<void>
+}
+
+export interface ServedDevices extends DeviceService {
+  /** Shows a volume's new size to the users of its device; never rejects. */
+  resized(name: string): Promise<void>
+}
+
 export interface LocalServiceParts {
   pool: OpenPool
   arena: Arena
   /** Null on a host that cannot be asked for holes: everything is read. */
   seeker: HoleSeeker | null
   status: () => shape.ServeStatus
+  /** Null where no daemon is there to serve them for as long as they are used. */
+  devices: ServedDevices | null
+  /** Null in a process that does not outlive one command. */
+  filesystems: Filesystems | null
   close: () => Promise<void>
 }
 
@@ -72,14 +88,50 @@ export class LocalService implements PoolService {
   rename(from: string, to: string): Promise<void> {
     return this.#pool.rename(from, to)
   }
-  resize(request: shape.ResizeRequest): Promise<shape.VolumeInfo> {
-    return this.#pool.resize(request.name, request.sizeBytes, request.allowShrink)
+  async resize(request: shape.ResizeRequest): Promise<shape.VolumeInfo> {
+    const { name, sizeBytes, allowShrink } = request
+    const volume = await this.#pool.resize(name, sizeBytes, allowShrink)
+    await this.#parts.devices?.resized(name)
+    return volume
   }
   hold(name: string, tag: string): Promise<void> {
     return this.#pool.hold(name, tag)
   }
   release(name: string, tag: string): Promise<void> {
     return this.#pool.release(name, tag)
+  }
+  async fuseMount(request: shape.FuseRequest): Promise<shape.MountedFilesystem> {
+    return this.#mustFilesystems().mount(request)
+  }
+  async fuseUnmount(path: string, force: boolean): Promise<void> {
+    await this.#mustFilesystems().unmount(path, force)
+  }
+
+  async attach(request: shape.AttachRequest): Promise<shape.DeviceInfo> {
+    return this.#mustDevices().attach(request)
+  }
+  async detach(target: string): Promise<shape.DeviceInfo[]> {
+    return this.#mustDevices().detach(target)
+  }
+  async devices(): Promise<shape.DeviceInfo[]> {
+    return this.#parts.devices?.devices() ?? []
+  }
+  async mount(request: shape.MountRequest): Promise<shape.MountInfo> {
+    return this.#mustDevices().mount(request)
+  }
+  async umount(target: string): Promise<shape.MountInfo[]> {
+    return this.#mustDevices().umount(target)
+  }
+  async mkfs(request: shape.MkfsRequest): Promise<shape.MkfsReport> {
+    return this.#mustDevices().mkfs(request)
+  }
+
+  #mustDevices(): ServedDevices {
+    const { devices } = this.#parts
+    if (devices !== null) return devices
+    throw new OperatingError('unsupported', 'devices and mounts need a daemon to serve them', {
+      hint: 'Start `varve serve` as root, then run the command again.',
+    })
   }
 
   async *diff(from: string | null, to: string, signal?: AbortSignal): AsyncGenerator<DiffExtent> {
@@ -127,6 +179,13 @@ export class LocalService implements PoolService {
   close(): Promise<void> {
     this.#closing ??= this.#parts.close()
     return this.#closing
+  }
+
+  #mustFilesystems(): Filesystems {
+    if (this.#parts.filesystems !== null) return this.#parts.filesystems
+    throw new OperatingError('unsupported', 'no daemon serves this pool', {
+      hint: 'A filesystem needs a process that stays: start `varve serve`.',
+    })
   }
 
   async #importStream(request: shape.ImportRequest, call: ImportCall): Promise<shape.ImportReport> {

@@ -94,7 +94,10 @@ async function openEmbedded(path: string, ioKind: IoKind): Promise<PoolService> 
       startedMs,
       exports: [],
       connections: [],
+      mounts: [],
     }),
+    filesystems: null,
+    devices: null,
     close: async () => {
       try {
         await pool.close()

@@ -1,18 +1,22 @@
 /** The composition root: one pool, its exports and its control socket, in one process. */
 import { join, resolve } from 'node:path'
-import type { ServeStatus, ServedExport } from '../api/shapes.ts'
+import type { FuseRequest, ServeStatus, ServedExport } from '../api/shapes.ts'
 import { programVersion } from '../api/version.ts'
 import { NbdServer } from '../export/nbd/server.ts'
+import { HostDevices } from '../host/devices.ts'
+import { openHostWorld } from '../host/world.ts'
 import type { SocketAddress } from '../io/io.ts'
 import type { OpenPoolOptions } from '../pool/pool.ts'
 import { ControlServer } from './control-server.ts'
 import type { ControlLog } from './control-server.ts'
+import { FuseMounts } from './fuse-mounts.ts'
 import { openHost } from './host.ts'
 import type { Host, IoKind } from './host.ts'
 import { LocalService } from './local-service.ts'
 import { openPool } from './open-pool.ts'
 import { controlSocketPath } from './open-service.ts'
 import { PoolExports } from './pool-exports.ts'
+import { PoolTree } from './pool-tree.ts'
 import { removeDeadSocket } from './dead-socket.ts'
 
 /** How long clients get to finish what is in flight when the daemon is told to stop. */
@@ -30,11 +34,18 @@ export interface ServeOptions {
   tls: { cert: string; key: string; ca: string | null } | null
   allowPlaintext: boolean
   readOnlyNames: string[]
+  /** Where to show the pool as a filesystem from the start. */
+  fuse: FuseRequest | null
 }
 
 export interface Daemon {
   readonly controlPath: string
   status(): ServeStatus
+  /**
+   * Takes back what others may be using of this host: rejects `busy`, with the users, while
+   * anything is in use, and goes on serving. Forced, they get errors. `close` comes after it.
+   */
+  withdraw(isForced: boolean): Promise<void>
   /** Drains the clients, writes a checkpoint and lets go of the pool. Idempotent. */
   close(): Promise<void>
 }
@@ -52,19 +63,36 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
     const exports = new PoolExports(pool, options.readOnlyNames)
     const server = await startNbd(host, exports, path, options, log)
     undo.push(() => server.close(DRAIN_GRACE_MS))
-    const status = statusOf(server, exports)
+    const filesystems = new FuseMounts(host.io, new PoolTree(pool), path, log)
+    undo.push(() => filesystems.close(true))
+    const devices = new HostDevices({
+      files: filesystems,
+      world: openHostWorld(),
+      log,
+      nbdSocketPath: nbdSocketPathOf(path, options),
+    })
+    undo.push(() => devices.forceClose())
+    // Devices are made of files in the filesystem: they go first.
+    const withdraw = async (isForced: boolean): Promise<void> => {
+      await (isForced ? devices.forceClose() : devices.close())
+      await filesystems.close(isForced)
+    }
+    if (options.fuse !== null) await filesystems.mount(options.fuse)
+    const status = statusOf(server, exports, filesystems)
     const service = new LocalService({
       pool,
       arena: host.io.arena,
       seeker: host.seeker,
       status,
+      filesystems,
+      devices,
       close: () => Promise.resolve(),
     })
     const controlPath = controlSocketPath(path)
     const control = await ControlServer.start(controlPath, service, log)
     undo.push(() => control.close())
     log.info({ pool: path, io: host.io.kind, addresses: server.addresses }, 'serving')
-    return { controlPath, status, close }
+    return { controlPath, status, withdraw, close }
   } catch (error) {
     await close()
     throw error
@@ -96,6 +124,10 @@ function poolOptions(log: ControlLog): OpenPoolOptions {
   }
 }
 
+function nbdSocketPathOf(poolPath: string, options: ServeOptions): string {
+  return resolve(options.socketPath ?? join(poolPath, NBD_SOCKET_NAME))
+}
+
 async function startNbd(
   host: Host,
   exports: PoolExports,
@@ -103,7 +135,7 @@ async function startNbd(
   options: ServeOptions,
   log: ControlLog,
 ): Promise<NbdServer> {
-  const socketPath = resolve(options.socketPath ?? join(poolPath, NBD_SOCKET_NAME))
+  const socketPath = nbdSocketPathOf(poolPath, options)
   await removeDeadSocket(socketPath)
   const addresses: SocketAddress[] = [{ kind: 'unix', path: socketPath, mode: 0o600 }]
   if (options.tcp !== null) addresses.push({ kind: 'tcp', ...options.tcp })
@@ -127,7 +159,11 @@ async function startNbd(
   })
 }
 
-function statusOf(server: NbdServer, exports: PoolExports): () => ServeStatus {
+function statusOf(
+  server: NbdServer,
+  exports: PoolExports,
+  filesystems: FuseMounts,
+): () => ServeStatus {
   const startedMs = Date.now()
   const version = programVersion()
   const served = (): ServedExport[] =>
@@ -144,5 +180,6 @@ function statusOf(server: NbdServer, exports: PoolExports): () => ServeStatus {
     startedMs,
     exports: served(),
     connections: server.connections(),
+    mounts: filesystems.list(),
   })
 }

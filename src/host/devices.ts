@@ -232,6 +232,8 @@ export class HostDevices {
    * undone by then stays so, and the rest stays as it is. More may be attached afterwards.
    */
   close(): Promise<void> {
+    // Nothing can have been made.
+    if (!this.#world.isRoot()) return Promise.resolve()
     return this.#inOrder(async () => {
       await this.#refuseUsed('what is attached', this.#devices, this.#mounts)
       for (const mount of this.#mounts.toReversed()) await this.#unmount(mount)

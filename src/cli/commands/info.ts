@@ -94,8 +94,8 @@ function sizeWriter(options: OutputOptions): (bytes: number) => string {
 /** What of the daemon does not change from one look to the next. */
 function daemonOf(status: ServeStatus): object | null {
   if (status.mode === 'embedded') return null
-  const { processId, version, startedMs, connections } = status
-  return { processId, version, startedMs, connections }
+  const { processId, version, startedMs, connections, mounts } = status
+  return { processId, version, startedMs, connections, mounts }
 }
 
 async function findDisk(service: PoolService, name: string): Promise<VolumeInfo | SnapshotInfo> {

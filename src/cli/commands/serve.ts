@@ -2,6 +2,8 @@
 import { readFile } from 'node:fs/promises'
 import { Option } from 'commander'
 import type { Command } from 'commander'
+import { resolve } from 'node:path'
+import type { FuseRequest } from '../../api/shapes.ts'
 import { OperatingError } from '../../base/errors.ts'
 import type { Daemon, ServeOptions } from '../../daemon/serve.ts'
 import { addHelp, globalOptions, mustPoolPath, parseTcpAddress } from '../arguments.ts'
@@ -20,6 +22,9 @@ interface Options extends OutputOptions {
   tlsCa?: string
   allowPlaintext?: boolean
   readOnly?: string[]
+  fuse?: string
+  fuseTransport: FuseRequest['transport']
+  allowOther?: boolean
   logLevel: string
 }
 
@@ -30,7 +35,9 @@ export function registerServe(program: Command, cli: Cli): void {
     .description(
       'Presents every volume and snapshot as an NBD export of its name, those made later too. ' +
         'Other commands reach the pool through this process. SIGTERM and SIGINT let clients ' +
-        'finish, write a checkpoint and exit; a second one exits at once.',
+        'finish, write a checkpoint and exit; a second one exits at once. While somebody uses a ' +
+        'mounted filesystem or an attached device of the pool, the first is refused, with the ' +
+        'users, and the second takes it from them.',
     )
     .option('--socket <path>', 'of the NBD unix socket (default: nbd.sock in the pool)')
     .option('--tcp <host:port>', 'listen here too', parseTcpAddress)
@@ -39,6 +46,9 @@ export function registerServe(program: Command, cli: Cli): void {
     .option('--tls-ca <file>', 'PEM; clients must show a certificate of this authority')
     .option('--allow-plaintext', 'clients without TLS may come from other hosts')
     .option('--read-only <names...>', 'volumes that clients may not write')
+    .option('--fuse <folder>', 'show the pool there as a filesystem, too')
+    .addOption(fuseTransportOption())
+    .option('--allow-other', 'other users may look and read in it')
     .addOption(
       new Option('--log-level <level>', 'of the log on stderr')
         .choices(['error', 'warn', 'info', 'debug', 'silent'])
@@ -54,41 +64,115 @@ export function registerServe(program: Command, cli: Cli): void {
         tls: await readTls(options),
         allowPlaintext: options.allowPlaintext === true,
         readOnlyNames: options.readOnly ?? [],
+        fuse: fuseRequestOf(options),
       }
-      const { serve } = await cli.loadBackend()
-      const stop = waitForStop(cli)
-      const daemon = await serve(serveOptions, options.logLevel)
-      try {
-        await announce(cli, options, daemon)
-        await stop
-      } finally {
-        await daemon.close()
-      }
+      await runDaemon(cli, serveOptions, options)
     })
   addResultOptions(command)
   addHelp(command, [
     'varve --pool /srv/pool serve',
+    'varve serve --fuse /mnt/pool',
     'varve serve --tcp 127.0.0.1:10809 --read-only golden',
     'varve serve --tcp 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem',
   ])
 }
 
-/** Resolves at the first signal; listening begins before the pool is opened. */
-function waitForStop(cli: Cli): Promise<void> {
-  return new Promise((resolve) => {
-    let asked = false
-    const stop = (): void => {
-      if (asked) cli.exitNow(EXIT_INTERRUPTED)
-      asked = true
+export function fuseTransportOption(): Option {
+  return new Option('--fuse-transport <kind>', 'how the filesystem speaks to the kernel')
+    .choices(['auto', 'native', 'fuse-native'])
+    .default('auto')
+}
+
+function fuseRequestOf(options: Options): FuseRequest | null {
+  if (options.fuse === undefined) {
+    if (options.allowOther !== true) return null
+    throw new OperatingError('usage', '--allow-other is about --fuse')
+  }
+  return {
+    path: resolve(options.fuse),
+    allowOther: options.allowOther === true,
+    transport: options.fuseTransport,
+  }
+}
+
+export type RunDaemonOptions = OutputOptions & { logLevel: string }
+
+/** Serves until a signal ends it. What is in use on this host puts the end off until the next. */
+export async function runDaemon(
+  cli: Cli,
+  serveOptions: ServeOptions,
+  options: RunDaemonOptions,
+): Promise<void> {
+  const signals = new StopSignals(cli)
+  const { serve } = await cli.loadBackend()
+  const daemon = await serve(serveOptions, options.logLevel)
+  try {
+    await announce(cli, options, daemon)
+    await signals.next()
+    await withdraw(cli, daemon, signals)
+    signals.exitAtNext()
+  } finally {
+    await daemon.close()
+  }
+}
+
+async function withdraw(cli: Cli, daemon: Daemon, signals: StopSignals): Promise<void> {
+  try {
+    await daemon.withdraw(false)
+  } catch (error) {
+    if (!(error instanceof OperatingError) || error.code !== 'busy') throw error
+    cli.stderr.write(
+      `varve: not stopping: ${error.message}\n` +
+        '  Close what uses it, then ask again; asked now, whoever uses it gets errors.\n',
+    )
+    await signals.next()
+    await daemon.withdraw(true)
+  }
+}
+
+/** SIGINT and SIGTERM from the start of the command on, one after the other. */
+class StopSignals {
+  readonly #cli: Cli
+  #pendingCount = 0
+  #isExiting = false
+  #waiter: (() => void) | null = null
+
+  constructor(cli: Cli) {
+    this.#cli = cli
+    const arrived = (): void => this.#arrived()
+    cli.onSignal('SIGINT', arrived)
+    cli.onSignal('SIGTERM', arrived)
+  }
+
+  /** The next one that was not waited for yet. */
+  next(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#pendingCount === 0) {
+        this.#waiter = resolve
+        return
+      }
+      this.#pendingCount -= 1
       resolve()
-    }
-    cli.onSignal('SIGINT', stop)
-    cli.onSignal('SIGTERM', stop)
-  })
+    })
+  }
+
+  /** Asked once more while it is ending, the process ends at once. */
+  exitAtNext(): void {
+    this.#isExiting = true
+    if (this.#pendingCount > 0) this.#cli.exitNow(EXIT_INTERRUPTED)
+  }
+
+  #arrived(): void {
+    if (this.#isExiting) this.#cli.exitNow(EXIT_INTERRUPTED)
+    const waiter = this.#waiter
+    this.#waiter = null
+    if (waiter === null) this.#pendingCount += 1
+    else waiter()
+  }
 }
 
 /** One line an export and address, then the line that says that all of them answer. */
-async function announce(cli: Cli, options: Options, daemon: Daemon): Promise<void> {
+async function announce(cli: Cli, options: RunDaemonOptions, daemon: Daemon): Promise<void> {
   const status = daemon.status()
   if (options.output !== 'table') {
     await writeJsonLines(cli, [{ ready: true, control: daemon.controlPath, ...status }])
@@ -100,6 +184,7 @@ async function announce(cli: Cli, options: Options, daemon: Daemon): Promise<voi
   ]
   const rows = status.exports
   if (rows.length > 0) await writeOut(cli.stdout, tableText(rows, columns, {}))
+  for (const { path } of status.mounts) await writeOut(cli.stdout, `mounted: ${path}\n`)
   await writeOut(cli.stdout, `ready: ${daemon.controlPath}\n`)
 }
 

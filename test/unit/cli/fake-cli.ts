@@ -46,6 +46,7 @@ export async function run(world: FakeWorld, ...words: string[]): Promise<Outcome
     initPool: refuse,
     checkOffline: refuse,
     serve: refuse,
+    daemonRuns: refuse,
     inspectHost: refuse,
     ...world.backend,
   }

@@ -22,6 +22,7 @@ export class FakeService implements PoolService {
       startedMs: CREATED_MS,
       exports: [],
       connections: [],
+      mounts: [],
     }
   }
 
@@ -128,6 +129,16 @@ export class FakeService implements PoolService {
   async release(name: string, tag: string): Promise<void> {
     const { holds } = await this.volume(name)
     holds.splice(holds.indexOf(tag), 1)
+  }
+
+  async fuseMount(request: shape.FuseRequest): Promise<shape.MountedFilesystem> {
+    this.#maybeFail()
+    const { path, allowOther } = request
+    return { path, transport: 'native', allowOther, isOwn: false }
+  }
+
+  async fuseUnmount(): Promise<void> {
+    this.#maybeFail()
   }
 
   /** Extents that differ in length, so that one lost or doubled is seen. */

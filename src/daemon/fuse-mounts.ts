@@ -1,0 +1,175 @@
+/**
+ * The FUSE filesystems of a pool that this process serves: those asked for, and one of its own in
+ * the pool's folder, made when a block device wants a disk as a file and none is mounted yet.
+ */
+import { mkdir } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import type { FuseRequest, MountedFilesystem } from '../api/shapes.ts'
+import { OperatingError } from '../base/errors.ts'
+import type { DiskEntry, DiskTree } from '../export/fuse/disk-tree.ts'
+import { PoolFilesystem } from '../export/fuse/filesystem.ts'
+import { SNAPSHOT_FILE_NAME } from '../export/fuse/nodes.ts'
+import type { FuseMount, FuseMountOptions, FuseTransportName } from '../export/fuse/transport.ts'
+import type { DiskFiles, FoundDisk } from '../host/disk-files.ts'
+import type { Io } from '../io/io.ts'
+import { mustParseDiskName } from '../pool/names.ts'
+import type { ControlLog } from './control-server.ts'
+
+/** In the pool's folder: the filesystem that block devices are made of. */
+const OWN_FOLDER = 'fuse'
+
+interface Mounted {
+  readonly mount: FuseMount
+  readonly allowOther: boolean
+  readonly isOwn: boolean
+}
+
+export class FuseMounts implements DiskFiles {
+  readonly #io: Io
+  readonly #tree: DiskTree
+  readonly #poolPath: string
+  readonly #log: ControlLog
+  readonly #mounted = new Set<Mounted>()
+  /** Mounting and unmounting, one after the other. */
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(io: Io, tree: DiskTree, poolPath: string, log: ControlLog) {
+    this.#io = io
+    this.#tree = tree
+    this.#poolPath = poolPath
+    this.#log = log
+  }
+
+  list(): MountedFilesystem[] {
+    return [...this.#mounted].map(({ mount, allowOther, isOwn }) => ({
+      path: mount.mountPath,
+      transport: mount.transport,
+      allowOther,
+      isOwn,
+    }))
+  }
+
+  /** Rejects as `StartFuseMount` does. */
+  mount(request: FuseRequest): Promise<MountedFilesystem> {
+    return this.#inOrder(async () => {
+      await this.#mount(request, false)
+      return this.list().at(-1) as MountedFilesystem
+    })
+  }
+
+  /** Rejects `not-found` when it is none of ours, `busy` when something in it is open. */
+  unmount(path: string, isForced: boolean): Promise<void> {
+    return this.#inOrder(async () => {
+      const found = [...this.#mounted].find(({ mount }) => mount.mountPath === resolve(path))
+      if (found === undefined) {
+        throw new OperatingError('not-found', `this pool is not mounted at ${path}`, {
+          hint: '`varve fuse --list` shows where it is.',
+          details: { path },
+        })
+      }
+      await this.#unmount(found, isForced)
+    })
+  }
+
+  /** Unmounts all, last mounted first; rejects `busy` at the first that is in use. */
+  close(isForced: boolean): Promise<void> {
+    return this.#inOrder(async () => {
+      for (const one of [...this.#mounted].reverse()) await this.#unmount(one, isForced)
+    })
+  }
+
+  find(name: string): FoundDisk | null {
+    const disk = this.#tryFind(name)
+    if (disk === null) return null
+    return { id: disk.id, readOnly: disk.volumeId !== null, sizeBytes: disk.sizeBytes }
+  }
+
+  nameOf(id: number): string | null {
+    const disk = this.#tree.tryDisk(id)
+    if (disk === null || disk.volumeId === null) return disk?.name ?? null
+    const volume = this.#tree.tryDisk(disk.volumeId)
+    return volume === null ? null : `${volume.name}@${disk.name}`
+  }
+
+  async pathOf(name: string): Promise<string> {
+    const { volume, snapshot } = mustParseDiskName(name)
+    const root = await this.#inOrder(() => this.#deviceRoot())
+    if (snapshot === null) return join(root, 'volumes', volume)
+    return join(root, 'snapshots', volume, snapshot, SNAPSHOT_FILE_NAME)
+  }
+
+  #tryFind(name: string): DiskEntry | null {
+    const parsed = mustParseDiskName(name)
+    const volume = this.#tree.tryVolume(parsed.volume)
+    if (volume === null || parsed.snapshot === null) return volume
+    return this.#tree.trySnapshot(volume.id, parsed.snapshot)
+  }
+
+  /** Where disks are files at their fastest. */
+  async #deviceRoot(): Promise<string> {
+    const fast = [...this.#mounted].find(({ mount }) => mount.transport === 'native')
+    if (fast !== undefined) return fast.mount.mountPath
+    const path = join(this.#poolPath, OWN_FOLDER)
+    // One that a dead server left mounted there is in the way of mkdir; mounting clears it.
+    await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    })
+    const own = await this.#mount({ path, allowOther: false, transport: 'native' }, true)
+    return own.mount.mountPath
+  }
+
+  async #mount(request: FuseRequest, isOwn: boolean): Promise<Mounted> {
+    const { allowOther } = request
+    const io = this.#io
+    const owner = { userId: process.geteuid?.() ?? 0, groupId: process.getegid?.() ?? 0 }
+    const startedMs = io.wallClockMs()
+    const filesystem = new PoolFilesystem(this.#tree, owner, {
+      allowOther,
+      startedMs,
+      arena: io.arena,
+    })
+    const mountPath = resolve(request.path)
+    const options = { mountPath, sourceName: this.#poolPath, allowOther, io }
+    const mount = await start(transportOf(request, io), filesystem, options)
+    const mounted = { mount, allowOther, isOwn }
+    this.#mounted.add(mounted)
+    mount.onEnd((reason) => {
+      this.#mounted.delete(mounted)
+      this.#log.error({ path: mount.mountPath }, reason)
+    })
+    this.#log.info({ path: mount.mountPath, transport: mount.transport }, 'mounted')
+    return mounted
+  }
+
+  async #unmount(mounted: Mounted, isForced: boolean): Promise<void> {
+    await mounted.mount.unmount(isForced)
+    this.#mounted.delete(mounted)
+    this.#log.info({ path: mounted.mount.mountPath }, 'unmounted')
+  }
+
+  #inOrder<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(action, action)
+    this.#last = result.catch(() => undefined)
+    return result
+  }
+}
+
+/** The kernel's protocol where io_uring is to be had; libfuse otherwise. */
+function transportOf(request: FuseRequest, io: Io): FuseTransportName {
+  if (request.transport !== 'auto') return request.transport
+  return io.kind === 'ring' ? 'native' : 'fuse-native'
+}
+
+/** Only the transport that is used is loaded. */
+async function start(
+  transport: FuseTransportName,
+  filesystem: PoolFilesystem,
+  options: FuseMountOptions,
+): Promise<FuseMount> {
+  if (transport === 'native') {
+    const { startKernelMount } = await import('../export/fuse/kernel-mount.ts')
+    return startKernelMount(filesystem, options)
+  }
+  const { startLibfuseMount } = await import('../export/fuse/libfuse-mount.ts')
+  return startLibfuseMount(filesystem, options)
+}
