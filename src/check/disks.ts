@@ -19,6 +19,8 @@ export interface Disk {
   overlay: Overlay
 }
 
+type ShareOperation = Extract<CatalogueOperation, { op: 'share' }>
+
 /** Entries carry disk ids in 32 bits. */
 const DISK_ID_MAX = 2 ** 32 - 1
 
@@ -111,6 +113,9 @@ export class Disks {
       case 'resize':
         this.#resize(operation.id, operation.sizeBytes, where)
         return
+      case 'share':
+        this.#share(operation, where)
+        return
       case 'hold':
       case 'release':
         // Holds keep people from deleting; they have no bearing on what is where.
@@ -188,6 +193,22 @@ export class Disks {
     volume.root = snapshot.root
     volume.overlay = snapshot.overlay
     volume.sizeBytes = snapshot.sizeBytes
+  }
+
+  #share({ id, blockIndex, runs }: ShareOperation, where: string): void {
+    const disk = this.#find(id, 'volume', where)
+    if (disk === null) return
+    const total = runs.reduce((sum, [count]) => sum + count, 0)
+    if (blockIndex + total > blockCountOf(disk)) {
+      const fact = `blocks are shared past the end of "${this.nameOf(disk)}"`
+      this.#findings.errors.add('record-past-end', where, fact)
+      return
+    }
+    let start = blockIndex
+    for (const [count, segment, slot] of runs) {
+      this.overlay(disk, { start, count, segment, slot: segment === 0 ? 0 : slot })
+      start += count
+    }
   }
 
   /** What a smaller size cuts off must not come back when the disk grows again. */

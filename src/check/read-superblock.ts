@@ -5,7 +5,7 @@ import { OperatingError } from '../base/errors.ts'
 import { FORMAT_VERSION, PAGE_SIZE_BYTES } from '../format/page.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
-import { SUPERBLOCK_FILE, decodeSuperblock } from '../format/superblock.ts'
+import { REFUSE_FEATURES, SUPERBLOCK_FILE, decodeSuperblock } from '../format/superblock.ts'
 import type { PoolReader } from './pool-reader.ts'
 import type { Findings } from './report.ts'
 
@@ -93,7 +93,7 @@ function judgeFields(superblock: Superblock, findings: Findings): void {
   const nonsense = (fact: string): void => {
     findings.errors.add('superblock-nonsense', WHERE, fact)
   }
-  if (superblock.refuseFeatures !== 0) {
+  if ((superblock.refuseFeatures & ~REFUSE_FEATURES) !== 0) {
     throw new OperatingError('unsupported', 'the pool has features this program does not know', {
       hint: 'check it with the version of Varve that wrote it',
       details: { features: superblock.refuseFeatures },

@@ -24,7 +24,9 @@
 import { assert } from '../base/assert.ts'
 import { CorruptionError } from '../base/errors.ts'
 import { layout } from '../base/layout.ts'
+import { MAP_BLOCK_COUNT } from './node.ts'
 import { RECORD_BLOCK_COUNT_MAX } from './record.ts'
+import { DATA_SLOT_END, DATA_SLOT_FIRST } from './segment.ts'
 import { PAGE_SIZE_BYTES, hasMagic, writeMagic } from './page.ts'
 
 export const CATALOGUE_MAGIC = 'VARVCAT1'
@@ -75,6 +77,13 @@ export interface DiskState {
   holds: string[]
 }
 
+/** In the place of a slot, where the segment is 0: the blocks are unmapped / explicit zeros. */
+export const SHARED_UNMAPPED = 0
+export const SHARED_ZERO = 1
+
+/** Blocks that are what lies at consecutive slots; segment 0: nothing lies anywhere. */
+export type SharedRun = readonly [count: number, segment: number, slot: number]
+
 export type CatalogueOperation =
   | {
       op: 'create'
@@ -98,6 +107,8 @@ export type CatalogueOperation =
   | { op: 'remove'; ids: number[] }
   | { op: 'rename'; id: number; name: string }
   | { op: 'resize'; id: number; sizeBytes: number }
+  /** The blocks from `blockIndex` on, run by run, are what another disk had. */
+  | { op: 'share'; id: number; blockIndex: number; runs: SharedRun[] }
   | { op: 'hold'; id: number; tag: string }
   | { op: 'release'; id: number; tag: string }
 
@@ -218,6 +229,31 @@ function root(from: Fields): RootAddress {
   return [segment, slot]
 }
 
+/** Runs that lie where blocks can lie, and end within the map. */
+function sharedRuns(from: Fields, blockIndex: number): SharedRun[] {
+  let end = blockIndex
+  const runs = list(from, 'runs').map((value): SharedRun => {
+    const [count, segment, slot, ...rest] = numbers({ run: value }, 'run')
+    if (slot === undefined || rest.length > 0 || count < 1) throw catalogueCorrupt('no run')
+    const isPlace =
+      segment === 0
+        ? slot === SHARED_UNMAPPED || slot === SHARED_ZERO
+        : segment < 2 ** 32 && slot >= DATA_SLOT_FIRST && slot + count <= DATA_SLOT_END
+    if (!isPlace) throw catalogueCorrupt('a run lies where no block can lie')
+    end += count
+    return [count, segment, slot]
+  })
+  if (runs.length === 0 || end > MAP_BLOCK_COUNT) {
+    throw catalogueCorrupt('the runs are none, or end past what a map has')
+  }
+  return runs
+}
+
+/** How many blocks an operation of the kind `share` is about. */
+export function sharedCount(runs: readonly SharedRun[]): number {
+  return runs.reduce((sum, [count]) => sum + count, 0)
+}
+
 /** Checks one line of a full or delta part. */
 export function verifyLine(value: unknown): CatalogueLine {
   const line = fields(value, 'a line')
@@ -290,6 +326,10 @@ export function verifyOperation(value: unknown): CatalogueOperation {
       return { op, id: number(line, 'id'), name: text(line, 'name') }
     case 'resize':
       return { op, id: number(line, 'id'), sizeBytes: number(line, 'sizeBytes') }
+    case 'share': {
+      const share = { op, id: number(line, 'id'), blockIndex: number(line, 'blockIndex') } as const
+      return { ...share, runs: sharedRuns(line, share.blockIndex) }
+    }
     case 'hold':
     case 'release':
       return { op, id: number(line, 'id'), tag: text(line, 'tag') }

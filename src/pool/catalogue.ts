@@ -5,7 +5,7 @@
  */
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { CatalogueLine, CatalogueOperation, DiskState } from '../format/catalogue.ts'
-import { catalogueCorrupt } from '../format/catalogue.ts'
+import { SHARED_ZERO, catalogueCorrupt, sharedCount } from '../format/catalogue.ts'
 import { KIND_UNMAPPED, KIND_ZERO } from '../format/node.ts'
 import { EntryKind } from '../format/record.ts'
 import { emptyRoot, rootAddress, rootAt } from '../map/map-root.ts'
@@ -15,6 +15,7 @@ import { Disk } from './disk.ts'
 
 type CreateOperation = Extract<CatalogueOperation, { op: 'create' }>
 type SnapshotOperation = Extract<CatalogueOperation, { op: 'snapshot' }>
+type ShareOperation = Extract<CatalogueOperation, { op: 'share' }>
 type CloneOperation = Extract<CatalogueOperation, { op: 'clone' }>
 
 export class Catalogue {
@@ -102,10 +103,14 @@ export class Catalogue {
     }
   }
 
-  /** Blocks that an operation unmaps, which must be resident first; null for most operations. */
-  unmappedBy(
+  /** Blocks that an operation changes, which must be resident first; null for most operations. */
+  changedBy(
     operation: CatalogueOperation,
   ): { disk: Disk; blockIndex: number; count: number } | null {
+    if (operation.op === 'share') {
+      const { id, blockIndex, runs } = operation
+      return { disk: this.#mustDisk(id), blockIndex, count: sharedCount(runs) }
+    }
     if (operation.op !== 'resize') return null
     const disk = this.#mustDisk(operation.id)
     const blockIndex = Math.ceil(operation.sizeBytes / BLOCK_SIZE_BYTES)
@@ -135,6 +140,9 @@ export class Catalogue {
         return
       case 'resize':
         this.#applyResize(operation)
+        return
+      case 'share':
+        this.#applyShare(operation)
         return
       case 'hold':
       case 'release': {
@@ -269,13 +277,27 @@ export class Catalogue {
   }
 
   #applyResize(operation: Extract<CatalogueOperation, { op: 'resize' }>): void {
-    const unmapped = this.unmappedBy(operation)
+    const unmapped = this.changedBy(operation)
     const disk = this.#mustDisk(operation.id)
     if (unmapped !== null) {
       const { blockIndex, count } = unmapped
       this.#tables.setKind(disk.root, disk.epoch, blockIndex, count, KIND_UNMAPPED)
     }
     disk.sizeBytes = operation.sizeBytes
+    this.#noteModified(disk)
+  }
+
+  #applyShare({ id, blockIndex, runs }: ShareOperation): void {
+    const disk = this.#mustDisk(id)
+    const { root, epoch } = disk
+    // First of all, so that whole subtrees go unseen and only the ends must be in memory.
+    this.#tables.setKind(root, epoch, blockIndex, sharedCount(runs), KIND_UNMAPPED)
+    let block = blockIndex
+    for (const [count, segment, slot] of runs) {
+      if (segment !== 0) this.#tables.setBlocks(root, epoch, block, count, segment, slot)
+      else if (slot === SHARED_ZERO) this.#tables.setKind(root, epoch, block, count, KIND_ZERO)
+      block += count
+    }
     this.#noteModified(disk)
   }
 

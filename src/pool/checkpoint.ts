@@ -17,6 +17,7 @@ import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { PartAddress } from '../format/catalogue.ts'
 import { NO_PART, PART_PAYLOAD_BYTES_MAX, PartKind, encodePart } from '../format/catalogue.ts'
 import { EntryKind } from '../format/record.ts'
+import { REFUSE_FEATURES } from '../format/superblock.ts'
 import type { LogPosition, Superblock } from '../format/superblock.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
@@ -101,6 +102,8 @@ export class Checkpointer {
     await this.#file.write((before): Superblock => {
       return {
         ...before,
+        // Opening writes a checkpoint before any change: no log has what its superblock denies.
+        refuseFeatures: before.refuseFeatures | REFUSE_FEATURES,
         clean: options.clean === true,
         position: fixed.position satisfies LogPosition,
         nextSegmentId: fixed.nextSegmentId,

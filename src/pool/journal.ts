@@ -70,9 +70,9 @@ function verifyRoom(core: PoolCore, operation: CatalogueOperation): void {
 }
 
 function isResident(core: PoolCore, operation: CatalogueOperation, missing: Lookup): boolean {
-  const unmapped = core.catalogue.unmappedBy(operation)
-  if (unmapped === null) return true
-  const { disk, blockIndex, count } = unmapped
+  const changed = core.catalogue.changedBy(operation)
+  if (changed === null) return true
+  const { disk, blockIndex, count } = changed
   return core.tables.tryReside(disk.root, blockIndex, count, missing)
 }
 

@@ -15,6 +15,7 @@ import type { Undo } from '../base/undo.ts'
 import type { ExportEntry, ExportTarget } from '../export/target.ts'
 import { FORMAT_VERSION } from '../format/page.ts'
 import { DATA_SLOT_FIRST, SEGMENT_FOLDER } from '../format/segment.ts'
+import { REFUSE_FEATURES } from '../format/superblock.ts'
 import { KIND_BLOCK } from '../format/node.ts'
 import type { Io } from '../io/io.ts'
 import { diff } from '../map/diff.ts'
@@ -36,6 +37,7 @@ import { DiskTarget } from './disk-target.ts'
 import { mustParseVolumeName } from './names.ts'
 import { IMPORT_COUNT_MAX, openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
+import { PoolFiles } from './pool-files.ts'
 import { physicalBytes, reclaim } from './reclaim.ts'
 import { resizeVolume, verifyOpenable } from './resize.ts'
 import { SuperblockFile } from './superblock-file.ts'
@@ -97,6 +99,8 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
 }
 
 export class Pool implements PoolOperations {
+  /** The same disks, as a filesystem works with them. */
+  readonly files: PoolFiles
   readonly #core: PoolCore
   readonly #undo: Undo
   readonly #superblock: SuperblockFile
@@ -118,6 +122,7 @@ export class Pool implements PoolOperations {
     this.#options = options
     this.#reads = new DiskReads(opened.core)
     this.#writes = new WriteQueue(opened.core, () => this.#afterAppend())
+    this.files = new PoolFiles(opened.core, this.#reads, this.#writes)
   }
 
   /** Makes a new pool. Rejects `exists` when there is one, or the operating system's error. */
@@ -135,7 +140,7 @@ export class Pool implements PoolOperations {
     await SuperblockFile.create(io, checksum, path, {
       poolId: io.randomBytes(16),
       generation: 0,
-      refuseFeatures: 0,
+      refuseFeatures: REFUSE_FEATURES,
       readOnlyFeatures: 0,
       ignoreFeatures: 0,
       clean: true,
@@ -259,7 +264,8 @@ export class Pool implements PoolOperations {
 
   async remove(request: RemoveRequest): Promise<RemoveReport> {
     if (!request.dryRun) {
-      return { removed: await removeDisks(this.#core, request), freedBytes: null }
+      const removed = await removeDisks(this.#core, () => disksToRemove(this.#core, request))
+      return { removed, freedBytes: null }
     }
     const disks = disksToRemove(this.#core, request)
     const removed = disks.map((disk) => this.#core.catalogue.nameOf(disk))

@@ -151,9 +151,9 @@ class Replayer {
 
   async #operate(operation: CatalogueOperation): Promise<void> {
     const { catalogue } = this.#parts
-    const unmapped = catalogue.unmappedBy(operation)
-    if (unmapped !== null) {
-      await this.#reside(unmapped.disk.id, unmapped.blockIndex, unmapped.count)
+    const changed = catalogue.changedBy(operation)
+    if (changed !== null) {
+      await this.#reside(changed.disk.id, changed.blockIndex, changed.count)
     }
     if (operation.op === 'create') {
       if (operation.importId !== 0) this.adoptedIds.add(operation.importId)

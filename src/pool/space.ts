@@ -21,6 +21,7 @@ export class Space {
   readonly #physicalBytes: () => Promise<number>
   #reserveBytes = 0
   #leftBytes = 0
+  #totalBytes = 0
   #writtenBytes = 0
   #refreshing: Promise<void> | null = null
   #refreshedMs = 0
@@ -36,6 +37,11 @@ export class Space {
   /** Bytes that guests can still write. */
   get guestBytes(): number {
     return Math.max(0, this.#leftBytes - this.#reserveBytes)
+  }
+
+  /** Of the disk, or of the pool if it may not take all of it. */
+  get totalBytes(): number {
+    return this.#totalBytes
   }
 
   /** Whether a guest's `lengthBytes` fit without touching the reserve. */
@@ -70,6 +76,11 @@ export class Space {
     return this.#refreshing
   }
 
+  /** Looks at the disk unless somebody did within the last `ageMs`. */
+  async refreshAfter(ageMs: number): Promise<void> {
+    if (this.#io.nowMs() - this.#refreshedMs >= ageMs) await this.refresh()
+  }
+
   /** Resolves when no look is under way. */
   async close(): Promise<void> {
     await this.#refreshing?.catch(() => undefined)
@@ -87,6 +98,7 @@ export class Space {
     }
     // What was written while the disk was being asked may be counted twice, never not at all.
     this.#leftBytes = leftBytes - this.#writtenBytes
+    this.#totalBytes = totalBytes
     const reserve = Math.max(RESERVE_BYTES_MIN, Math.floor(totalBytes / 16))
     this.#reserveBytes = Math.min(reserve, RESERVE_BYTES_MAX)
   }

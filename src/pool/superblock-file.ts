@@ -3,7 +3,12 @@ import type { Checksum } from '../base/checksum.ts'
 import { CorruptionError, OperatingError } from '../base/errors.ts'
 import { FORMAT_VERSION, PAGE_SIZE_BYTES } from '../format/page.ts'
 import type { Superblock } from '../format/superblock.ts'
-import { SUPERBLOCK_FILE, decodeSuperblock, encodeSuperblock } from '../format/superblock.ts'
+import {
+  REFUSE_FEATURES,
+  SUPERBLOCK_FILE,
+  decodeSuperblock,
+  encodeSuperblock,
+} from '../format/superblock.ts'
 import type { Io, IoFile } from '../io/io.ts'
 import { ioResult } from '../io/io.ts'
 
@@ -120,8 +125,9 @@ export class SuperblockFile {
   }
 
   #verifyFeatures(superblock: Superblock): void {
-    // This build knows no optional feature: any bit is one of a later build.
-    if (superblock.refuseFeatures === 0 && superblock.readOnlyFeatures === 0) return
+    const unknown = superblock.refuseFeatures & ~REFUSE_FEATURES
+    // Of those that allow reading this build knows none.
+    if (unknown === 0 && superblock.readOnlyFeatures === 0) return
     throw new OperatingError('unsupported', 'the pool uses features this build does not know', {
       hint: 'use the build that wrote the pool',
       details: {

@@ -5,6 +5,7 @@
  */
 import { OperatingError } from '../base/errors.ts'
 import { VOLUME_SIZE_BYTES_MAX } from '../base/units.ts'
+import type { CatalogueOperation } from '../format/catalogue.ts'
 import type { PoolCore } from './core.ts'
 import type { Disk } from './disk.ts'
 import { journal } from './journal.ts'
@@ -86,13 +87,20 @@ export function verifyUnused(
 }
 
 export async function createVolume(core: PoolCore, request: CreateVolume): Promise<void> {
-  const name = mustParseVolumeName(request.name)
   verifySize(request.sizeBytes)
+  await createOfAnySize(core, request)
+}
+
+/** Resolves to the id of the new volume. */
+export async function createOfAnySize(core: PoolCore, request: CreateVolume): Promise<number> {
+  const name = mustParseVolumeName(request.name)
+  let id = 0
   await journal(core, () => {
     verifyFree(core, name)
+    id = core.catalogue.nextDiskId
     return {
       op: 'create',
-      id: core.catalogue.nextDiskId,
+      id,
       name,
       sizeBytes: request.sizeBytes,
       createdMs: core.io.wallClockMs(),
@@ -101,6 +109,7 @@ export async function createVolume(core: PoolCore, request: CreateVolume): Promi
       importId: 0,
     }
   })
+  return id
 }
 
 export async function snapshotVolumes(core: PoolCore, names: readonly string[]): Promise<void> {
@@ -121,6 +130,24 @@ export async function snapshotVolumes(core: PoolCore, names: readonly string[]):
       }),
     }
   })
+}
+
+/** Of a volume by its id. Resolves to the id of the new snapshot. */
+export async function snapshotById(
+  core: PoolCore,
+  volumeId: number,
+  name: string,
+): Promise<number> {
+  let id = 0
+  await journal(core, () => {
+    const fullName = `${mustFindById(core, volumeId).name}@${name}`
+    mustParseSnapshotName(fullName)
+    verifyFree(core, fullName)
+    id = core.catalogue.nextDiskId
+    const createdMs = core.io.wallClockMs()
+    return { op: 'snapshot', createdMs, snapshots: [{ id, volumeId, name }] }
+  })
+  return id
 }
 
 export async function cloneDisk(
@@ -159,10 +186,19 @@ export async function restoreVolume(core: PoolCore, name: string): Promise<strin
 /** The disks a removal means, or why it may not be: `not-found`, `busy`. */
 export function disksToRemove(core: PoolCore, request: RemoveRequest): Disk[] {
   if (request.names.length === 0) throw new OperatingError('usage', 'nothing is named')
-  const disks = new Set(request.names.map((name) => mustFindDisk(core, name)))
-  for (const disk of [...disks]) {
+  return removable(
+    core,
+    request.names.map((name) => mustFindDisk(core, name)),
+    request.recursive,
+  )
+}
+
+/** The disks, with their snapshots if `recursive`; throws `busy`. */
+export function removable(core: PoolCore, named: readonly Disk[], recursive: boolean): Disk[] {
+  const disks = new Set(named)
+  for (const disk of named) {
     const left = [...disk.snapshots.values()].filter((snapshot) => !disks.has(snapshot))
-    if (left.length > 0 && !request.recursive) {
+    if (left.length > 0 && !recursive) {
       const names = left.map((snapshot) => core.catalogue.nameOf(snapshot))
       throw new OperatingError('busy', `"${disk.name}" has snapshots: ${names.join(', ')}`, {
         hint: 'remove them too with --recursive',
@@ -175,10 +211,11 @@ export function disksToRemove(core: PoolCore, request: RemoveRequest): Disk[] {
   return [...disks]
 }
 
-export async function removeDisks(core: PoolCore, request: RemoveRequest): Promise<string[]> {
+/** `choose` says which, or throws why not; resolves to their names. */
+export async function removeDisks(core: PoolCore, choose: () => Disk[]): Promise<string[]> {
   let removed: string[] = []
   await journal(core, () => {
-    const disks = disksToRemove(core, request)
+    const disks = choose()
     removed = disks.map((disk) => core.catalogue.nameOf(disk))
     // Snapshots before their volume: an operation never refers to what it has removed.
     disks.sort((a, b) => Number(b.isSnapshot) - Number(a.isSnapshot))
@@ -199,12 +236,26 @@ export async function renameDisk(core: PoolCore, from: string, to: string): Prom
       hint: 'a volume gets another volume name, a snapshot another one of the same volume',
     })
   }
+  await journal(core, () => renaming(core, mustFindDisk(core, from), to))
+}
+
+/** A volume, or a snapshot to another name `name` of the same volume. */
+export async function renameById(core: PoolCore, id: number, name: string): Promise<void> {
   await journal(core, () => {
-    const disk = mustFindDisk(core, from)
-    verifyFree(core, to)
-    verifyUnused(core, [disk, ...disk.snapshots.values()], `rename "${from}"`, false)
-    return { op: 'rename', id: disk.id, name: target.snapshot ?? target.volume }
+    const disk = mustFindById(core, id)
+    if (!disk.isSnapshot) return renaming(core, disk, mustParseVolumeName(name))
+    const to = `${mustFindById(core, disk.volumeId).name}@${name}`
+    mustParseSnapshotName(to)
+    return renaming(core, disk, to)
   })
+}
+
+function renaming(core: PoolCore, disk: Disk, to: string): CatalogueOperation {
+  const target = mustParseDiskName(to)
+  verifyFree(core, to)
+  const verb = `rename "${core.catalogue.nameOf(disk)}"`
+  verifyUnused(core, [disk, ...disk.snapshots.values()], verb, false)
+  return { op: 'rename', id: disk.id, name: target.snapshot ?? target.volume }
 }
 
 export async function holdDisk(core: PoolCore, name: string, tag: string): Promise<void> {
