@@ -109,7 +109,7 @@ function entry(name: string, node: NodeNumber, isDirectory: boolean): DirectoryE
   return { name, node, isDirectory }
 }
 
-/** Permission bits: nothing of a snapshot can be written, and nothing is anyone's but the owner's. */
+/** Permission bits: only the owner writes, and nobody does in a snapshot. */
 export function modeOf({ kind, disk }: Found, allowOther: boolean): number {
   const isSnapshot = disk !== null && disk.volumeId !== null
   if (kind === 'disk') {
