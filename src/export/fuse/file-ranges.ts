@@ -1,4 +1,4 @@
-/** fallocate(2) and copy_file_range(2): requests on open disks that are checked as a whole first. */
+/** fallocate(2) and copy_file_range(2): requests on open disks, checked as a whole first. */
 import { Errno } from '../../base/errors.ts'
 import { BLOCK_SIZE_BYTES, GIB, VOLUME_SIZE_BYTES_MAX } from '../../base/units.ts'
 import type { Arena } from '../../io/arena.ts'
