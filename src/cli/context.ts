@@ -3,7 +3,7 @@ import type { Readable, Writable } from 'node:stream'
 import type { PoolService } from '../api/service.ts'
 import type { PoolInfo } from '../api/shapes.ts'
 import type { CheckReport } from '../check/report.ts'
-import type { Finding } from '../daemon/host-report.ts'
+import type { Finding, FixStep } from '../daemon/host-report.ts'
 import type { IoKind } from '../daemon/host.ts'
 import type { Daemon, ServeOptions } from '../daemon/serve.ts'
 
@@ -21,6 +21,8 @@ export interface Backend {
   /** Whether commands reach the pool through a daemon. */
   readonly daemonRuns: (poolPath: string) => Promise<boolean>
   readonly inspectHost: (poolPath: string | null) => Promise<Finding[]>
+  /** Takes away what dead servers left on the host. */
+  readonly fixHost: () => Promise<FixStep[]>
 }
 
 export type SignalName = 'SIGINT' | 'SIGTERM' | 'SIGUSR1'

@@ -2,9 +2,12 @@
 import { Command, CommanderError, Option } from 'commander'
 import { VarveError } from '../base/errors.ts'
 import { EXIT_CODE_HELP, EXIT_FAILED, EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts'
+import { registerAttach } from './commands/attach.ts'
 import { registerCheck } from './commands/check.ts'
 import { registerClone } from './commands/clone.ts'
 import { registerCreate } from './commands/create.ts'
+import { registerDetach } from './commands/detach.ts'
+import { registerDevices } from './commands/devices.ts'
 import { registerDiff } from './commands/diff.ts'
 import { registerDoctor } from './commands/doctor.ts'
 import { registerExport } from './commands/export.ts'
@@ -14,6 +17,8 @@ import { registerImport } from './commands/import.ts'
 import { registerInfo } from './commands/info.ts'
 import { registerInit } from './commands/init.ts'
 import { registerList } from './commands/list.ts'
+import { registerMkfs } from './commands/mkfs.ts'
+import { registerMount } from './commands/mount.ts'
 import { registerReclaim } from './commands/reclaim.ts'
 import { registerRelease } from './commands/release.ts'
 import { registerRename } from './commands/rename.ts'
@@ -23,6 +28,7 @@ import { registerRm } from './commands/rm.ts'
 import { registerServe } from './commands/serve.ts'
 import { registerSnapshot } from './commands/snapshot.ts'
 import { registerTree } from './commands/tree.ts'
+import { registerUmount } from './commands/umount.ts'
 import { programVersion } from '../api/version.ts'
 import type { Cli } from './context.ts'
 import { API_VERSION } from './output.ts'
@@ -52,6 +58,12 @@ const REGISTER: readonly ((program: Command, cli: Cli, setExitCode: SetExitCode)
   registerCheck,
   registerServe,
   registerFuse,
+  registerAttach,
+  registerDetach,
+  registerDevices,
+  registerMount,
+  registerUmount,
+  registerMkfs,
   registerDoctor,
 ]
 

@@ -1,8 +1,9 @@
 /**
- * Holds the shapes of the API to the pool's: this file does not compile when a field is added,
+ * Holds the shapes of the API to the pool's and the host's: this file does not compile when a field is added,
  * dropped or changed on one side only.
  */
 import type * as api from '../api/shapes.ts'
+import type * as host from '../host/types.ts'
 import type * as pool from '../pool/types.ts'
 
 type Same<A, B> =
@@ -22,6 +23,12 @@ interface Pairs {
   reclaimReport: [api.ReclaimReport, pool.ReclaimReport]
   reclaimProgress: [api.ReclaimProgress, pool.ReclaimProgress]
   diffExtent: [api.DiffExtent, pool.DiffExtent]
+  attachRequest: [api.AttachRequest, host.AttachRequest]
+  mountRequest: [api.MountRequest, host.MountRequest]
+  mkfsRequest: [api.MkfsRequest, host.MkfsRequest]
+  mkfsReport: [api.MkfsReport, host.MkfsReport]
+  mountInfo: [api.MountInfo, host.MountInfo]
+  deviceInfo: [api.DeviceInfo, host.DeviceInfo]
 }
 
 /** Every entry must be `true`; what differs is named by the compiler. */
@@ -35,4 +42,10 @@ export const CONTRACT: { readonly [K in keyof Pairs]: Held<K> } = {
   reclaimReport: true,
   reclaimProgress: true,
   diffExtent: true,
+  attachRequest: true,
+  mountRequest: true,
+  mkfsRequest: true,
+  mkfsReport: true,
+  mountInfo: true,
+  deviceInfo: true,
 }

@@ -9,7 +9,7 @@ import type { CheckReport } from '../check/report.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Pool } from '../pool/pool.ts'
 import type { CreatePoolOptions } from '../pool/pool.ts'
-import type { Finding } from './host-report.ts'
+import type { Finding, FixStep } from './host-report.ts'
 import { openHost } from './host.ts'
 import type { IoKind } from './host.ts'
 import { verifyPoolFolder } from './open-pool.ts'
@@ -87,4 +87,10 @@ export async function serve(options: ServeOptions, level: string): Promise<Daemo
 export async function inspectHost(poolPath: string | null): Promise<Finding[]> {
   const report = await import('./host-report.ts')
   return report.inspectHost(poolPath)
+}
+
+/** Takes away what dead servers left on the host; rejects `unsupported` unless root. */
+export async function fixHost(): Promise<FixStep[]> {
+  const report = await import('./host-report.ts')
+  return report.fixHost()
 }

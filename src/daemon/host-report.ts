@@ -4,15 +4,23 @@ import { access, stat } from 'node:fs/promises'
 import { release } from 'node:os'
 import { delimiter, join, resolve } from 'node:path'
 import { OperatingError } from '../base/errors.ts'
+import { findStale, fixStale } from '../host/stale.ts'
+import type { FixStep } from '../host/stale.ts'
+import { openHostWorld } from '../host/world.ts'
 import { openIo } from '../io/open-io.ts'
 import { bindingMissingReason } from '../native/binding.ts'
 import { controlSocketPath, daemonListens } from './open-service.ts'
 
-export type FindingState = 'ok' | 'missing' | 'warning'
+export type { FixStep } from '../host/stale.ts'
+
+export type FindingState = 'ok' | 'missing' | 'warning' | 'stale'
 
 export interface Finding {
   subject: string
-  /** Only `missing` makes the doctor unhappy; a `warning` costs speed or a feature. */
+  /**
+   * `missing` and `stale`, what a dead server left, make the doctor unhappy; a `warning` costs
+   * speed or a feature.
+   */
   state: FindingState
   fact: string
   /** The line that mends it. */
@@ -32,7 +40,11 @@ const TOOLS: readonly Tool[] = [
   { command: 'nbd-client', use: 'block devices on this host', debianPackage: 'nbd-client' },
   { command: 'fusermount3', use: 'FUSE without root', debianPackage: 'fuse3' },
   { command: 'qemu-system-x86_64', use: 'running guests', debianPackage: 'qemu-system-x86' },
+  { command: 'losetup', use: 'block devices on this host', debianPackage: 'mount' },
+  { command: 'partx', use: 'partitions in disks', debianPackage: 'util-linux' },
   { command: 'mke2fs', use: 'making filesystems', debianPackage: 'e2fsprogs' },
+  { command: 'mkfs.xfs', use: 'making XFS filesystems', debianPackage: 'xfsprogs' },
+  { command: 'mkfs.btrfs', use: 'making Btrfs filesystems', debianPackage: 'btrfs-progs' },
 ]
 
 /** io_uring as this program uses it: with eventfd, polling and large rings. */
@@ -46,9 +58,41 @@ export async function inspectHost(poolPath: string | null): Promise<Finding[]> {
   const findings = [nodeFinding(), kernelFinding(), addonFinding(), await ringFinding()]
   for (const tool of TOOLS) findings.push(await toolFinding(tool))
   findings.push(await deviceFinding('/dev/fuse', 'modprobe fuse'))
+  findings.push(await deviceFinding('/dev/loop-control', 'modprobe loop'))
   findings.push(await deviceFinding('/dev/nbd0', 'modprobe nbd'))
+  findings.push(...(await staleFindings()))
   if (poolPath !== null) findings.push(...(await poolFindings(resolve(poolPath))))
   return findings
+}
+
+/** Takes away what dead servers left on this host; rejects `unsupported` unless root. */
+export async function fixHost(): Promise<FixStep[]> {
+  const world = openHostWorld()
+  if (!world.isRoot()) {
+    throw new OperatingError('unsupported', 'stale mounts and devices are taken away by root', {
+      hint: 'Run `varve doctor --fix` as root.',
+    })
+  }
+  return fixStale(world, await findStale(world, isServed))
+}
+
+/** Only root can look at what other users have mounted, and at devices. */
+async function staleFindings(): Promise<Finding[]> {
+  const world = openHostWorld()
+  if (!world.isRoot()) return []
+  const things = await findStale(world, isServed)
+  return things.map(({ subject, fact }) => {
+    return { subject, state: 'stale', fact, remedy: 'varve doctor --fix' }
+  })
+}
+
+/** A socket that we may not use is somebody's. */
+async function isServed(poolPath: string): Promise<boolean> {
+  try {
+    return await daemonListens(controlSocketPath(poolPath))
+  } catch {
+    return true
+  }
 }
 
 function versionAtLeast(version: string, major: number, minor: number): boolean {

@@ -16,10 +16,12 @@ export function registerUmount(program: Command, cli: Cli): void {
       'Writes everything out and unmounts; the device goes with its last mount unless ' +
         '`varve attach` asked for it. Refused, with the list of users, while anything uses it.',
     )
-    .argument('<target>', 'a folder, with a slash in its name; or a disk, for all its mounts')
+    .argument('<target>', 'a disk, for all its mounts; or a folder')
     .action(async (target: string, options: OutputOptions) => {
-      const place = target.includes('/') ? resolve(target) : target
-      const mounts = await withService(cli, command, (service) => service.umount(place))
+      const mounts = await withService(cli, command, async (service) => {
+        const isDisk = (await service.devices()).some(({ name }) => name === target)
+        return service.umount(isDisk ? target : resolve(target))
+      })
       const folders = mounts.map(({ directory }) => directory).join(', ')
       await writeResult(cli, options, 'mounts', mounts, `unmounted ${folders}`)
     })

@@ -11,6 +11,8 @@ export class FakeService implements PoolService {
   /** Thrown by the next call of any kind. */
   failNext: Error | null = null
   closeCount = 0
+  attached: shape.DeviceInfo[] = []
+  readonly mountRequests: shape.MountRequest[] = []
   #nextId = 1
 
   async status(): Promise<shape.ServeStatus> {
@@ -139,6 +141,70 @@ export class FakeService implements PoolService {
 
   async fuseUnmount(): Promise<void> {
     this.#maybeFail()
+  }
+
+  async attach(request: shape.AttachRequest): Promise<shape.DeviceInfo> {
+    this.#maybeFail()
+    const { sizeBytes } = await this.volume(request.name.split('@')[0])
+    const device: shape.DeviceInfo = {
+      name: request.name,
+      device: `/dev/loop${this.attached.length}`,
+      kind: request.via === 'nbd' ? 'nbd' : 'loop',
+      partition: null,
+      sizeBytes,
+      sectorSizeBytes: request.sectorSizeBytes,
+      readOnly: request.readOnly || request.name.includes('@'),
+      directIo: true,
+      isKept: true,
+      isDraining: false,
+      mounts: [],
+    }
+    this.attached.push(device)
+    return device
+  }
+
+  async detach(target: string): Promise<shape.DeviceInfo[]> {
+    this.#maybeFail()
+    const isMeant = ({ name, device }: shape.DeviceInfo) => name === target || device === target
+    const found = this.attached.filter(isMeant)
+    this.attached = this.attached.filter((device) => !isMeant(device))
+    return found
+  }
+
+  async devices(): Promise<shape.DeviceInfo[]> {
+    this.#maybeFail()
+    return this.attached
+  }
+
+  async mount(request: shape.MountRequest): Promise<shape.MountInfo> {
+    this.#maybeFail()
+    this.mountRequests.push(request)
+    const { name, directory, partition } = request
+    const { device, readOnly, mounts } = await this.attach({
+      name,
+      readOnly: request.readOnly,
+      via: request.via,
+      sectorSizeBytes: 512,
+    })
+    mounts.push(directory)
+    return { name, directory, device, partition, type: 'ext4', readOnly }
+  }
+
+  async umount(target: string): Promise<shape.MountInfo[]> {
+    this.#maybeFail()
+    return this.attached.flatMap(({ name, device, mounts, readOnly }) =>
+      mounts
+        .filter((directory) => directory === target || name === target)
+        .map((directory) => {
+          return { name, directory, device, partition: null, type: 'ext4', readOnly }
+        }),
+    )
+  }
+
+  async mkfs(request: shape.MkfsRequest): Promise<shape.MkfsReport> {
+    this.#maybeFail()
+    const { sizeBytes } = await this.volume(request.name)
+    return { name: request.name, type: request.type, sizeBytes }
   }
 
   /** Extents that differ in length, so that one lost or doubled is seen. */
