@@ -10,7 +10,9 @@ import type { DiskEntry, DiskTree } from '../export/fuse/disk-tree.ts'
 import { PoolFilesystem } from '../export/fuse/filesystem.ts'
 import { SNAPSHOT_FILE_NAME } from '../export/fuse/nodes.ts'
 import type { FuseMount, FuseMountOptions, FuseTransportName } from '../export/fuse/transport.ts'
+import { busy } from '../host/actions.ts'
 import type { DiskFiles, FoundDisk } from '../host/disk-files.ts'
+import type { HostWorld } from '../host/world.ts'
 import type { Io } from '../io/io.ts'
 import { mustParseDiskName } from '../pool/names.ts'
 import type { ControlLog } from './control-server.ts'
@@ -28,15 +30,17 @@ export class FuseMounts implements DiskFiles {
   readonly #io: Io
   readonly #tree: DiskTree
   readonly #poolPath: string
+  readonly #world: HostWorld
   readonly #log: ControlLog
   readonly #mounted = new Set<Mounted>()
   /** Mounting and unmounting, one after the other. */
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor(io: Io, tree: DiskTree, poolPath: string, log: ControlLog) {
+  constructor(io: Io, tree: DiskTree, poolPath: string, world: HostWorld, log: ControlLog) {
     this.#io = io
     this.#tree = tree
     this.#poolPath = poolPath
+    this.#world = world
     this.#log = log
   }
 
@@ -142,9 +146,16 @@ export class FuseMounts implements DiskFiles {
   }
 
   async #unmount(mounted: Mounted, isForced: boolean): Promise<void> {
-    await mounted.mount.unmount(isForced)
+    const { mount } = mounted
+    try {
+      await mount.unmount(isForced)
+    } catch (error) {
+      if (!(error instanceof OperatingError) || error.code !== 'busy') throw error
+      const place = { devices: [], directories: [mount.mountPath] }
+      throw busy(mount.mountPath, await this.#world.users(place))
+    }
     this.#mounted.delete(mounted)
-    this.#log.info({ path: mounted.mount.mountPath }, 'unmounted')
+    this.#log.info({ path: mount.mountPath }, 'unmounted')
   }
 
   #inOrder<T>(action: () => Promise<T>): Promise<T> {

@@ -63,11 +63,12 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
     const exports = new PoolExports(pool, options.readOnlyNames)
     const server = await startNbd(host, exports, path, options, log)
     undo.push(() => server.close(DRAIN_GRACE_MS))
-    const filesystems = new FuseMounts(host.io, new PoolTree(pool), path, log)
+    const world = openHostWorld()
+    const filesystems = new FuseMounts(host.io, new PoolTree(pool), path, world, log)
     undo.push(() => filesystems.close(true))
     const devices = new HostDevices({
       files: filesystems,
-      world: openHostWorld(),
+      world,
       log,
       nbdSocketPath: nbdSocketPathOf(path, options),
     })

@@ -6,8 +6,8 @@
 import { writeFile } from 'node:fs/promises'
 import { FUSE_TYPE, QUICK_TIMEOUT_MS, attempt } from './actions.ts'
 import type { LoopDevice } from './loop-devices.ts'
-import type { MountEntry } from './mount-table.ts'
-import { isBelow } from './mount-table.ts'
+import type { MountEntry } from '../base/mount-table.ts'
+import { isBelow } from '../base/mount-table.ts'
 import type { HostWorld } from './world.ts'
 
 export interface StaleThing {

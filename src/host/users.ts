@@ -8,7 +8,7 @@
 import { readFile, readdir, readlink } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import type { LoopDevice } from './loop-devices.ts'
-import { isBelow, parseMountTable } from './mount-table.ts'
+import { isBelow, parseMountTable } from '../base/mount-table.ts'
 
 /** What is to be let go of. Paths without symbolic links. */
 export interface Place {

@@ -98,6 +98,15 @@ export interface LibfuseCallbacks {
   symlink(target: string, path: string, reply: Reply): void
   getxattr(path: string, name: string, reply: XattrReply): void
   listxattr(path: string, reply: XattrReply): void
+  setxattr(
+    path: string,
+    name: string,
+    value: Buffer,
+    position: number,
+    flags: number,
+    reply: Reply,
+  ): void
+  removexattr(path: string, name: string, reply: Reply): void
 }
 
 /** The whole value, whatever room there is for it. */

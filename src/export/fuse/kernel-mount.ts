@@ -185,6 +185,6 @@ function timeout(options: FuseMountOptions): Promise<number> {
 async function raiseReadahead(mountPath: string): Promise<void> {
   const mounted = await mountedAt(mountPath)
   if (mounted === null) return
-  const path = `/sys/class/bdi/${mounted.device}/read_ahead_kb`
+  const path = `/sys/class/bdi/${mounted.deviceNumber}/read_ahead_kb`
   await writeFile(path, String(BODY_BYTES / KIB)).catch(() => undefined)
 }

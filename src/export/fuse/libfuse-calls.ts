@@ -230,6 +230,22 @@ export class LibfuseCalls implements LibfuseCallbacks {
     })
   }
 
+  /** Attributes here only tell. */
+  setxattr(
+    _path: string,
+    _name: string,
+    _value: Buffer,
+    _position: number,
+    _flags: number,
+    reply: Reply,
+  ): void {
+    reply(-Errno.EPERM)
+  }
+
+  removexattr(_path: string, _name: string, reply: Reply): void {
+    reply(-Errno.EPERM)
+  }
+
   #open(node: NodeNumber, isWritable: boolean): HandleNumber {
     const handle = this.#operations.open(node, isWritable, CLIENT)
     this.#handles.set(handle, node)

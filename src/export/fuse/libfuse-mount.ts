@@ -151,7 +151,7 @@ export async function startLibfuseMount(
   }
   const descriptor = [...(await openDevices())].find((name) => !before.has(name))
   const mounted = await mountedAt(mountPath)
-  const [, connection] = must(mounted, 'what was just mounted').device.split(':')
+  const [, connection] = must(mounted, 'what was just mounted').deviceNumber.split(':')
   return new LibfuseMount(
     io,
     mountPath,

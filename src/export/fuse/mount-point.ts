@@ -5,6 +5,8 @@
 import { execFile, spawn } from 'node:child_process'
 import { readFile, realpath, stat } from 'node:fs/promises'
 import { Errno, OperatingError } from '../../base/errors.ts'
+import type { MountEntry } from '../../base/mount-table.ts'
+import { parseMountTable } from '../../base/mount-table.ts'
 import type { Binding } from '../../native/binding.ts'
 import type { FuseMountOptions } from './transport.ts'
 
@@ -16,29 +18,10 @@ const COMMAND_TIMEOUT_MS = 30_000
 const PROBE_TIMEOUT_MS = 2_000
 const ENOTCONN_TEXT = 'not connected'
 
-export interface MountedAt {
-  type: string
-  /** `major:minor`, as in /sys/class/bdi. */
-  device: string
-}
-
 /** What is mounted at `path` itself, on top; null for nothing. */
-export async function mountedAt(path: string): Promise<MountedAt | null> {
-  const table = await readFile('/proc/self/mountinfo', 'utf8')
-  let found: MountedAt | null = null
-  // proc(5): id, parent, major:minor, root, mount point, options, optional…, "-", type, source
-  for (const line of table.split('\n')) {
-    const words = line.split(' ')
-    if (unescape(words[4] ?? '') !== path) continue
-    found = { type: words[words.indexOf('-') + 1], device: words[2] }
-  }
-  return found
-}
-
-function unescape(text: string): string {
-  return text.replace(/\\([0-7]{3})/g, (_, octal: string) =>
-    String.fromCharCode(Number.parseInt(octal, 8)),
-  )
+export async function mountedAt(path: string): Promise<MountEntry | null> {
+  const table = parseMountTable(await readFile('/proc/self/mountinfo', 'utf8'))
+  return table.findLast(({ directory }) => directory === path) ?? null
 }
 
 /**
