@@ -1,10 +1,11 @@
-/** A filesystem over a tree in memory, called as a transport would. */
+/** A filesystem called as a transport would, and one over a tree in memory. */
 import { must } from '../../src/base/assert.ts'
 import { errnoOf } from '../../src/export/fuse/errors.ts'
 import { PoolFilesystem } from '../../src/export/fuse/filesystem.ts'
-import type { HandleNumber, NodeNumber } from '../../src/export/fuse/operations.ts'
+import type { FileOperations, HandleNumber, NodeNumber } from '../../src/export/fuse/operations.ts'
 import { FALLOC_KEEP_SIZE, SEEK_DATA, SEEK_HOLE } from '../../src/export/fuse/operations.ts'
 import type { TargetCompletion } from '../../src/export/target.ts'
+import type { Arena } from '../../src/io/arena.ts'
 import { BuddyArena } from '../../src/io/buddy-arena.ts'
 import type { MemoryTreeOptions } from './memory-tree.ts'
 import { MemoryTree } from './memory-tree.ts'
@@ -19,17 +20,15 @@ export interface RigOptions extends Omit<MemoryTreeOptions, 'arena'> {
 /** Bytes from `start` to before `end`. */
 export type Range = [start: number, end: number]
 
-export class FilesystemRig {
-  readonly arena: BuddyArena = new BuddyArena(Buffer.alloc(16 << 20))
-  readonly tree: MemoryTree
-  readonly files: PoolFilesystem
+/** Calls a filesystem as a transport would. */
+export class FilesystemDriver {
+  readonly arena: Arena
+  readonly files: FileOperations
   #nextTag = 1
 
-  constructor({ allowOther = false, ...rest }: RigOptions = {}) {
-    const { arena } = this
-    this.tree = new MemoryTree({ arena, nowMs: () => STARTED_MS, ...rest })
-    const options = { allowOther, startedMs: STARTED_MS, arena }
-    this.files = new PoolFilesystem(this.tree, OWNER, options)
+  constructor(files: FileOperations, arena: Arena) {
+    this.files = files
+    this.arena = arena
   }
 
   /** The node of a path from the root. */
@@ -109,6 +108,19 @@ export class FilesystemRig {
       start({ targetComplete }, tag)
       isInside = false
     })
+  }
+}
+
+export class FilesystemRig extends FilesystemDriver {
+  readonly tree: MemoryTree
+  declare readonly files: PoolFilesystem
+
+  constructor({ allowOther = false, ...rest }: RigOptions = {}) {
+    const arena = new BuddyArena(Buffer.alloc(16 << 20))
+    const tree = new MemoryTree({ arena, nowMs: () => STARTED_MS, ...rest })
+    const options = { allowOther, startedMs: STARTED_MS, arena }
+    super(new PoolFilesystem(tree, OWNER, options), arena)
+    this.tree = tree
   }
 }
 
