@@ -2,7 +2,7 @@
  * A crowd on one mount: 64 processes create, write, map, rename, snapshot and remove files and read
  * back what must be in them, while the same pool's volumes are made and removed through the API, by
  * commands and by `mkdir` and `rm`. Nothing may fail that would not fail on a local filesystem,
- * except EBUSY for removing what is in use. `VARVE_CROWD_SECONDS` says for how long.
+ * except EBUSY for removing or renaming what is in use. `VARVE_CROWD_SECONDS` says for how long.
  */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'

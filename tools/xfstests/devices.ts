@@ -1,0 +1,67 @@
+/** The two devices xfstests works on: attached volumes, or plain files to compare with. */
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { varve } from '../bench/servers.ts'
+import { run, Server } from '../command.ts'
+import { varveCommand } from '../project.ts'
+
+export interface Devices {
+  testDevice: string
+  scratchDevice: string
+  /** Gives the devices back and ends what serves them. */
+  detach: () => Promise<void>
+}
+
+const NAMES = ['test', 'scratch'] as const
+
+/** Two volumes of a new pool, through a served FUSE mount and loop devices on it. */
+export async function attachVolumes(folder: string, size: string): Promise<Devices> {
+  const pool = join(folder, 'pool')
+  const mountPath = join(folder, 'mount')
+  mkdirSync(mountPath)
+  await varve(pool, 'init')
+  for (const name of NAMES) await varve(pool, 'create', name, size)
+  const [program, first] = varveCommand
+  const args = [...first, '--pool', pool, 'serve', '--fuse', mountPath]
+  const server = await Server.start(program, args, join(pool, 'control.sock'))
+  try {
+    const devices = await attach(NAMES.map((name) => join(mountPath, 'volumes', name)))
+    return {
+      ...devices,
+      detach: async () => {
+        await devices.detach()
+        await server.stop()
+        // Exits 2 when anything is damaged.
+        await varve(pool, 'check')
+      },
+    }
+  } catch (error) {
+    await server.stop()
+    throw error
+  }
+}
+
+/** Two sparse files of the host's filesystem. */
+export async function attachPlainFiles(folder: string, size: string): Promise<Devices> {
+  const paths = NAMES.map((name) => join(folder, `${name}.raw`))
+  for (const path of paths) await run('truncate', ['-s', size, path])
+  return attach(paths)
+}
+
+async function attach(paths: readonly string[]): Promise<Devices> {
+  const devices: string[] = []
+  const detach = async (): Promise<void> => {
+    for (const device of devices) await run('losetup', ['--detach', device])
+  }
+  try {
+    for (const path of paths) {
+      const args = ['--find', '--show', '--direct-io=on', path]
+      devices.push((await run('losetup', args)).stdout.trim())
+    }
+  } catch (error) {
+    await detach()
+    throw error
+  }
+  const [testDevice, scratchDevice] = devices
+  return { testDevice, scratchDevice, detach }
+}
