@@ -92,6 +92,12 @@ function uint53(call: Call, offset: number): number {
   return value
 }
 
+function openHandle(call: Call, offset: number): HandleNumber {
+  const handle = uint53(call, offset)
+  if (call.open.files.has(handle)) return handle
+  throw refusal(Errno.EBADF, 'a file that is not open')
+}
+
 /** The strings behind the fixed arguments. */
 function names(call: Call, offset: number, count: number): string[] {
   const found: string[] = []
@@ -290,7 +296,7 @@ async function listAttributes(call: Call): Promise<number> {
 
 async function allocate(call: Call): Promise<number> {
   const mode = call.view.getUint32(FALLOCATE_IN.mode, true)
-  const handle = uint53(call, FALLOCATE_IN.fh)
+  const handle = openHandle(call, FALLOCATE_IN.fh)
   const offsetBytes = uint53(call, FALLOCATE_IN.offset)
   const lengthBytes = uint53(call, FALLOCATE_IN.length)
   await call.operations.allocate(handle, mode, offsetBytes, lengthBytes)
@@ -298,7 +304,7 @@ async function allocate(call: Call): Promise<number> {
 }
 
 async function seek(call: Call): Promise<number> {
-  const handle = uint53(call, LSEEK_IN.fh)
+  const handle = openHandle(call, LSEEK_IN.fh)
   const whence = call.view.getUint32(LSEEK_IN.whence, true)
   const found = await call.operations.seek(handle, uint53(call, LSEEK_IN.offset), whence)
   setUint53(call.replyView, call.replyAt + LSEEK_OUT.offset, found)
@@ -306,8 +312,8 @@ async function seek(call: Call): Promise<number> {
 }
 
 async function copyRange(call: Call): Promise<number> {
-  const from = uint53(call, COPY_FILE_RANGE_IN.fhIn)
-  const to = uint53(call, COPY_FILE_RANGE_IN.fhOut)
+  const from = openHandle(call, COPY_FILE_RANGE_IN.fhIn)
+  const to = openHandle(call, COPY_FILE_RANGE_IN.fhOut)
   const fromBytes = uint53(call, COPY_FILE_RANGE_IN.offIn)
   const toBytes = uint53(call, COPY_FILE_RANGE_IN.offOut)
   const lengthBytes = uint53(call, COPY_FILE_RANGE_IN.len)
