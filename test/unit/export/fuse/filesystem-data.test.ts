@@ -153,6 +153,18 @@ t.test('fallocate does what Linux has it do', async (t) => {
   t.equal(disk.mappedBytes, BLOCK, 'nothing is set aside')
 })
 
+t.test('fallocate promises whole blocks', async (t) => {
+  const rig = populated({ capacityBytes: 4 * BLOCK })
+  const handle = await rig.open('volumes/web')
+  const allocate = (offset: number, length: number): Promise<number> =>
+    errnoFrom(rig.files.allocate(handle, FALLOC_KEEP_SIZE, offset, length))
+  t.equal(await allocate(8 * BLOCK - 1, BLOCK + 2), Errno.ENOSPC, 'three blocks, two are free')
+  t.equal(await allocate(8 * BLOCK - 1, BLOCK + 1), 0)
+  t.equal(await allocate(BLOCK - 1, 2 * BLOCK + 1), 0, 'one of the three is there')
+  t.equal(await allocate(3 * BLOCK + 4, 2 * BLOCK), Errno.ENOSPC, 'across the end')
+  t.equal(await allocate(3 * BLOCK + 4, BLOCK), 0)
+})
+
 t.test('ranges of any length are punched and zeroed', async (t) => {
   const rig = populated()
   const { files } = rig
@@ -203,6 +215,19 @@ t.test('lseek finds data and holes however far apart', async (t) => {
     t.equal(await errnoFrom(seek(at, SEEK_HOLE)), Errno.ENXIO)
   }
   t.equal(await errnoFrom(seek(0, 2)), Errno.EINVAL)
+})
+
+t.test('a seek looks at little at a time where there is data', async (t) => {
+  const rig = populated()
+  const handle = await rig.open('volumes/db')
+  const disk = rig.tree.disk(2)
+  disk.resize(3 * TIB)
+  disk.tryPut(TIB, Buffer.alloc(64 * MIB, 1))
+  t.equal(await rig.files.seek(handle, 0, SEEK_DATA), TIB)
+  const holeCalls = disk.recorded.splice(0)
+  t.ok(holeCalls.length < 300, 'wide steps through holes')
+  t.equal(await rig.files.seek(handle, TIB, SEEK_HOLE), TIB + 64 * MIB)
+  t.ok(disk.recorded.length >= 4 && disk.recorded.every((call) => call.lengthBytes <= 16 * MIB))
 })
 
 t.test('whole blocks are copied by reference, and a last partial one', async (t) => {
