@@ -11,6 +11,7 @@ import { errnoOf, refusal } from './errors.ts'
 import type { LibfuseCallbacks, LibfuseSpace, LibfuseStat, XattrReply } from './fuse-native.ts'
 import type { Reply } from './fuse-native.ts'
 import { LibfuseData } from './libfuse-data.ts'
+import { SNAPSHOTS_NODE, VOLUMES_NODE } from './nodes.ts'
 import type {
   Attributes,
   DirectoryEntry,
@@ -30,6 +31,13 @@ const UINT32_MAX = 0xffffffff
 const CLIENT = 'fuse'
 /** The kernel asks for attributes of other kinds at every write. */
 const OWN_ATTRIBUTES = 'user.varve.'
+
+/** Folders that are always there; to look one up counts all that is in it. */
+const FIXED_NODES: ReadonlyMap<string, NodeNumber> = new Map([
+  ['/', ROOT_NODE],
+  ['/volumes', VOLUMES_NODE],
+  ['/snapshots', SNAPSHOTS_NODE],
+])
 
 /** A reply with something in it, or with -errno alone. */
 type ValueReply<T> = (result: number, value?: T) => void
@@ -70,11 +78,11 @@ export class LibfuseCalls implements LibfuseCallbacks {
     reply: (result: number, names?: string[], stats?: LibfuseStat[]) => void,
   ): void {
     this.#answer(reply, async () => {
-      const { node } = await this.#find(path)
-      const parent = await this.#find(split(path).parentPath)
+      const node = await this.#nodeOf(path)
+      const parent = await this.#nodeOf(split(path).parentPath)
       const entries = [
         { name: '.', node, isDirectory: true },
-        { name: '..', node: parent.node, isDirectory: true },
+        { name: '..', node: parent, isDirectory: true },
         ...(await this.#operations.list(node)),
       ]
       reply(
@@ -258,7 +266,7 @@ export class LibfuseCalls implements LibfuseCallbacks {
   }
 
   async #nodeOf(path: string): Promise<NodeNumber> {
-    return path === '/' ? ROOT_NODE : (await this.#find(path)).node
+    return FIXED_NODES.get(path) ?? (await this.#find(path)).node
   }
 
   async #find(path: string): Promise<Attributes> {
