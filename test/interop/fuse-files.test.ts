@@ -14,6 +14,7 @@ import { run as runProgram } from '../../tools/command.ts'
 import { projectRoot } from '../../tools/project.ts'
 import { noFuse, withTree } from '../support/mounted-tree.ts'
 import type { MountedTree, Transport } from '../support/mounted-tree.ts'
+import { mustVarve } from '../support/varve-process.ts'
 
 const OPERATION_COUNT = Number(process.env.VARVE_FSX_OPERATIONS ?? 10_000)
 /** libfuse hands over 4 KiB at a time, one after another. */
@@ -103,18 +104,11 @@ async function verifying(t: Test, tree: MountedTree, transport: Transport): Prom
   const sizeBytes = transport === 'native' ? 64 * MIB : 8 * MIB
   await tree.run('truncate', '-s', String(sizeBytes), tree.volume('fio'))
   t.match(await fioVerify(tree, tree.volume('fio'), sizeBytes), /err= 0/, 'on the file')
-  if (transport !== 'native') return
-  const device = (
-    await tree.run('losetup', '-f', '--show', '--direct-io=on', tree.volume('fio'))
-  ).trim()
-  try {
-    t.match(await fioVerify(tree, device, sizeBytes), /err= 0/, 'on a loop device over it')
-    const readBack = await tree.run('cmp', device, tree.volume('fio'))
-    t.equal(readBack, '', 'the file has what the device has')
-  } finally {
-    await tree.run('losetup', '-d', device)
-    await settled(tree, device)
-  }
+  if (transport !== 'native' || tree.poolPath === null) return
+  const device = (await mustVarve(tree.poolPath, 'attach', 'fio')).trim()
+  t.match(await fioVerify(tree, device, sizeBytes), /err= 0/, 'on a device')
+  t.equal(await tree.run('cmp', device, tree.volume('fio')), '', 'the file has what it has')
+  await mustVarve(tree.poolPath, 'detach', 'fio')
 }
 
 function fioVerify(tree: MountedTree, path: string, sizeBytes: number): Promise<string> {
@@ -122,16 +116,6 @@ function fioVerify(tree: MountedTree, path: string, sizeBytes: number): Promise<
   const aio = ['--ioengine=libaio', '--iodepth=32', '--direct=1', '--fsync=64']
   const checks = ['--verify=crc32c', '--verify_fatal=1', '--randseed=5']
   return tree.run('fio', '--name=verify', `--filename=${path}`, ...load, ...aio, ...checks)
-}
-
-/** A loop device lets go of its file a moment after losetup -d. */
-async function settled(tree: MountedTree, device: string): Promise<void> {
-  for (let tries = 0; tries < 100; tries += 1) {
-    const left = await tree.run('losetup', '-n', '-O', 'NAME', '-a')
-    if (!left.split('\n').some((line) => line.trim() === device)) return
-    await tree.run('sleep', '0.05')
-  }
-  throw new Error(`${device} stays`)
 }
 
 /** Data at both ends and in the middle, as an image has it: 16 MiB of 48. */

@@ -6,9 +6,9 @@
  * Each worker has files and snapshots of its own, of which it knows every byte, and shares others,
  * of which each word says where it belongs. On its own nothing may fail; on the shared ones only
  * what a local filesystem would say of a race, and EBUSY for removing or renaming what is in use.
- * At the end everything is removed again. Prints one line of JSON with the number of operations; what is
- * wrong goes to stderr, and the exit code is 1. Without MOUNT/snapshots none are taken: a plain
- * folder, to try the program itself.
+ * At the end everything is removed again. Prints one line of JSON with the number of operations;
+ * what is wrong goes to stderr, and the exit code is 1. Without MOUNT/snapshots none are taken: a
+ * plain folder, to try the program itself.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -14,7 +14,7 @@ export interface Devices {
 
 const NAMES = ['test', 'scratch'] as const
 
-/** Two volumes of a new pool, through a served FUSE mount and loop devices on it. */
+/** Two volumes of a new pool, by `varve attach`. */
 export async function attachVolumes(folder: string, size: string): Promise<Devices> {
   const pool = join(folder, 'pool')
   const mountPath = join(folder, 'mount')
@@ -24,31 +24,33 @@ export async function attachVolumes(folder: string, size: string): Promise<Devic
   const [program, first] = varveCommand
   const args = [...first, '--pool', pool, 'serve', '--fuse', mountPath]
   const server = await Server.start(program, args, join(pool, 'control.sock'))
-  try {
-    const devices = await attach(NAMES.map((name) => join(mountPath, 'volumes', name)))
-    return {
-      ...devices,
-      detach: async () => {
-        await devices.detach()
-        await server.stop()
-        // Exits 2 when anything is damaged.
-        await varve(pool, 'check')
-      },
-    }
-  } catch (error) {
+  const [testDevice, scratchDevice] = await attachBoth(pool).catch(async (error: unknown) => {
     await server.stop()
     throw error
+  })
+  return {
+    testDevice,
+    scratchDevice,
+    detach: async () => {
+      for (const name of NAMES) await varve(pool, 'detach', name)
+      const exitCode = await server.stop()
+      if (exitCode !== 0) throw new Error(`serve ended with ${exitCode}: ${server.said.trim()}`)
+      // Fails when anything is damaged.
+      await varve(pool, 'check')
+    },
   }
+}
+
+async function attachBoth(pool: string): Promise<string[]> {
+  const devices: string[] = []
+  for (const name of NAMES) devices.push((await varve(pool, 'attach', name)).trim())
+  return devices
 }
 
 /** Two sparse files of the host's filesystem. */
 export async function attachPlainFiles(folder: string, size: string): Promise<Devices> {
   const paths = NAMES.map((name) => join(folder, `${name}.raw`))
   for (const path of paths) await run('truncate', ['-s', size, path])
-  return attach(paths)
-}
-
-async function attach(paths: readonly string[]): Promise<Devices> {
   const devices: string[] = []
   const detach = async (): Promise<void> => {
     for (const device of devices) await run('losetup', ['--detach', device])
