@@ -1,6 +1,6 @@
 /**
- * Holds the shapes of the API to the pool's and the host's: this file does not compile when a field is added,
- * dropped or changed on one side only.
+ * Holds the shapes of the API to those of the pool and the host: this file does not compile when a
+ * field is added, dropped or changed on one side only.
  */
 import type * as api from '../api/shapes.ts'
 import type * as host from '../host/types.ts'

@@ -81,8 +81,12 @@ async function staleFindings(): Promise<Finding[]> {
   const world = openHostWorld()
   if (!world.isRoot()) return []
   const things = await findStale(world, isServed)
-  return things.map(({ subject, fact }) => {
-    return { subject, state: 'stale', fact, remedy: 'varve doctor --fix' }
+  return things.map(({ subject, fact, loop }) => {
+    if (loop?.isDraining !== true) {
+      return { subject, state: 'stale', fact, remedy: 'varve doctor --fix' }
+    }
+    // All that can be done has been.
+    return { subject, state: 'warning', fact, remedy: 'end the processes that use it' }
   })
 }
 

@@ -4,7 +4,7 @@
  * alone, for whoever knew about it is gone; and taken away from the top down.
  */
 import { writeFile } from 'node:fs/promises'
-import { FUSE_TYPE, QUICK_TIMEOUT_MS, attempt } from './actions.ts'
+import { FUSE_TYPE, QUICK_TIMEOUT_MS, attempt, dropLoop } from './actions.ts'
 import type { LoopDevice } from './loop-devices.ts'
 import type { MountEntry } from '../base/mount-table.ts'
 import { isBelow } from '../base/mount-table.ts'
@@ -17,6 +17,8 @@ export interface StaleThing {
   fact: string
   /** Of a filesystem that does not answer: its number under /sys/fs/fuse/connections. */
   connection: number | null
+  /** Of a device: itself, and not a later one of the same path. */
+  loop: LoopDevice | null
 }
 
 export interface FixStep {
@@ -53,6 +55,7 @@ export async function findStale(
       subject: mount.directory,
       fact: `the server of ${mount.source} ${how}`,
       connection: life === 'hung' ? Number(mount.deviceNumber.split(':')[1]) : null,
+      loop: null,
     })
   }
   const devices = await staleDevices(world, mounts, filesystems)
@@ -61,7 +64,7 @@ export async function findStale(
     .filter(({ source }) => paths.has(source))
     .map((mount): StaleThing => {
       const fact = `${mount.type} on ${mount.source}, which gives errors`
-      return { kind: 'mount', subject: mount.directory, fact, connection: null }
+      return { kind: 'mount', subject: mount.directory, fact, connection: null, loop: null }
     })
   return [...inside.toReversed(), ...devices.toReversed(), ...filesystems.toReversed()]
 }
@@ -93,8 +96,9 @@ async function staleDevices(
     const isOnDead = dead.some(({ subject }) => isBelow(loop.backingPath, subject))
     const isOurs = isOnDead || isOrphan(loop, mounts)
     if (!isOurs || (await canBeRead(world, loop))) continue
-    const fact = `on ${loop.backingPath}, which nobody serves`
-    found.push({ kind: 'device', subject: loop.path, fact, connection: null })
+    const end = loop.isDraining ? '; it goes when its last user does' : ''
+    const fact = `on ${loop.backingPath}, which nobody serves${end}`
+    found.push({ kind: 'device', subject: loop.path, fact, connection: null, loop })
   }
   return found
 }
@@ -128,8 +132,8 @@ export async function fixStale(
     )
     steps.push({ subject, action: 'end the connection', failure })
   }
-  for (const { kind, subject } of things) {
-    if (kind === 'device') steps.push(await detach(world, subject))
+  for (const { subject, loop } of things) {
+    if (loop !== null) steps.push(await detach(world, loop))
     else steps.push(...(await unmount(world, subject)))
   }
   return steps
@@ -140,13 +144,14 @@ function abortFuseConnection(connection: number): Promise<void> {
   return writeFile(`/sys/fs/fuse/connections/${connection}/abort`, '1')
 }
 
-async function detach(world: HostWorld, subject: string): Promise<FixStep> {
-  const args = ['--detach', subject]
-  const failure = await attempt(world, 'losetup', args, QUICK_TIMEOUT_MS)
-  const isThere = (await world.loops()).some(({ path }) => path === subject)
-  // The kernel says yes to detaching what is in use, and does it later.
-  const action = isThere && failure === null ? 'detach when its last user lets go' : 'detach'
-  return { subject, action, failure }
+async function detach(world: HostWorld, loop: LoopDevice): Promise<FixStep> {
+  const subject = loop.path
+  try {
+    const action = (await dropLoop(world, loop)) ? 'detach' : 'detach when its last user lets go'
+    return { subject, action, failure: null }
+  } catch (error) {
+    return { subject, action: 'detach', failure: String(error) }
+  }
 }
 
 async function unmount(world: HostWorld, subject: string): Promise<FixStep[]> {
