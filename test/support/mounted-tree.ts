@@ -13,7 +13,7 @@ import { mustVarve, ServedPool, varve } from './varve-process.ts'
 
 export type Transport = 'native' | 'fuse-native'
 
-const COMMAND_TIMEOUT_MS = 120_000
+const COMMAND_TIMEOUT_MS = 300_000
 const OUTPUT_BYTES_MAX = 16 << 20
 const runFile = promisify(execFile)
 
