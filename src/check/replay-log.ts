@@ -15,10 +15,10 @@ import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { CorruptionError } from '../base/errors.ts'
 import { PartKind, decodePart, verifyOperation } from '../format/catalogue.ts'
 import type { RecordHeader } from '../format/record.ts'
-import { EntryKind, blocksOfEntry, readRecordChecksum } from '../format/record.ts'
+import { EntryKind, blocksOfEntry, grownSizeBytes, readRecordChecksum } from '../format/record.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { LogPosition } from '../format/superblock.ts'
-import type { Disks } from './disks.ts'
+import type { Disk, Disks } from './disks.ts'
 import { blockCountOf } from './disks.ts'
 import type { PoolReader } from './pool-reader.ts'
 import { READ_SLOT_COUNT_MAX } from './pool-reader.ts'
@@ -152,6 +152,8 @@ export class LogReplay {
       const kind = entries.kinds[i]
       if (kind === EntryKind.data || kind === EntryKind.trim || kind === EntryKind.zero) {
         this.#applyRange(i, header, block, where)
+      } else if (kind === EntryKind.grow) {
+        this.#applyGrowth(i, header, where)
       } else if (kind === EntryKind.operation) {
         const start = offset + (1 + block) * BLOCK_SIZE_BYTES
         this.#applyOperation(start, entries.counts[i], where)
@@ -167,25 +169,12 @@ export class LogReplay {
 
   #applyRange(index: number, header: RecordHeader, block: number, where: string): void {
     const { entries } = this.#decoder
-    const id = entries.diskIds[index]
     const start = entries.blockIndexes[index]
     const count = entries.counts[index]
-    const disk = this.#disks.get(id)
-    if (disk === null) {
-      if (this.#disks.isIncomplete) return
-      const isKnown = this.#disks.wasRemoved(id)
-      const list = isKnown ? this.#findings.warnings : this.#findings.errors
-      const code = isKnown ? 'record-removed-disk' : 'record-unknown-disk'
-      list.add(code, where, `record ${header.sequence} writes to disk ${id}, which is not there`)
-      return
-    }
-    const name = this.#disks.nameOf(disk)
-    if (disk.kind === 'snapshot') {
-      const fact = `record ${header.sequence} writes to the snapshot "${name}"`
-      this.#findings.errors.add('record-nonsense', where, fact)
-      return
-    }
+    const disk = this.#findChanged(entries.diskIds[index], header, where)
+    if (disk === null) return
     if (start + count > blockCountOf(disk)) {
+      const name = this.#disks.nameOf(disk)
       const fact = `record ${header.sequence} writes past the end of "${name}"`
       this.#findings.errors.add('record-past-end', where, fact)
       return
@@ -194,6 +183,30 @@ export class LogReplay {
     const segment = isData ? header.segment : 0
     const slot = isData ? header.slot + 1 + block : 0
     this.#disks.overlay(disk, { start, count, segment, slot })
+  }
+
+  #applyGrowth(index: number, header: RecordHeader, where: string): void {
+    const { entries } = this.#decoder
+    const disk = this.#findChanged(entries.diskIds[index], header, where)
+    if (disk === null) return
+    const sizeBytes = grownSizeBytes(entries.blockIndexes[index], entries.counts[index])
+    disk.sizeBytes = Math.max(disk.sizeBytes, sizeBytes)
+  }
+
+  /** The volume that a record changes, or null when there is none. */
+  #findChanged(id: number, header: RecordHeader, where: string): Disk | null {
+    const disk = this.#disks.get(id)
+    if (disk?.kind === 'volume') return disk
+    if (disk !== null) {
+      const fact = `record ${header.sequence} writes to the snapshot "${this.#disks.nameOf(disk)}"`
+      this.#findings.errors.add('record-nonsense', where, fact)
+    } else if (!this.#disks.isIncomplete) {
+      const isKnown = this.#disks.wasRemoved(id)
+      const list = isKnown ? this.#findings.warnings : this.#findings.errors
+      const code = isKnown ? 'record-removed-disk' : 'record-unknown-disk'
+      list.add(code, where, `record ${header.sequence} writes to disk ${id}, which is not there`)
+    }
+    return null
   }
 
   #applyOperation(start: number, blockCount: number, where: string): void {

@@ -26,12 +26,14 @@
  *
  * `data` has `count` blocks in the record; `trim` and `zero` have none; `node` has `count` map
  * nodes; `operation` one catalogue operation in `count` blocks, `catalogue` one part of a
- * checkpointed catalogue.
+ * checkpointed catalogue. `grow` is about a size: the disk has at least `block index` blocks and
+ * `count` - 1 bytes.
  */
 import type { Checksum } from '../base/checksum.ts'
 import { setUint53, tryUint53 } from '../base/bytes.ts'
 import { assert } from '../base/assert.ts'
 import { layout } from '../base/layout.ts'
+import { BLOCK_SIZE_BYTES, VOLUME_SIZE_BYTES_MAX } from '../base/units.ts'
 import {
   PAGE_CHECKSUM_OFFSET,
   PAGE_SIZE_BYTES,
@@ -67,6 +69,7 @@ export const EntryKind = {
   node: 4,
   operation: 5,
   catalogue: 6,
+  grow: 7,
 } as const
 export type EntryKind = (typeof EntryKind)[keyof typeof EntryKind]
 
@@ -101,7 +104,13 @@ export class RecordEntries {
 
 /** Blocks in the record that an entry of this kind owns. */
 export function blocksOfEntry(kind: number, count: number): number {
-  return kind === EntryKind.trim || kind === EntryKind.zero ? 0 : count
+  const hasNone = kind === EntryKind.trim || kind === EntryKind.zero || kind === EntryKind.grow
+  return hasNone ? 0 : count
+}
+
+/** The size that an entry of the kind `grow` is about. */
+export function grownSizeBytes(blockIndex: number, count: number): number {
+  return blockIndex * BLOCK_SIZE_BYTES + count - 1
 }
 
 export interface RecordHeader {
@@ -211,6 +220,10 @@ export function tryDecodeRecordHeader(
   }
 }
 
+function isGrowth(blockIndex: number, count: number): boolean {
+  return count <= BLOCK_SIZE_BYTES && grownSizeBytes(blockIndex, count) <= VOLUME_SIZE_BYTES_MAX
+}
+
 /** Blocks that the entries own together, or -1 when an entry makes no sense. */
 function decodeEntries(view: DataView, entryCount: number, entries: RecordEntries): number {
   let ownedCount = 0
@@ -218,10 +231,11 @@ function decodeEntries(view: DataView, entryCount: number, entries: RecordEntrie
   for (let i = 0; i < entryCount; i += 1) {
     const kind = view.getUint8(offset + 10)
     const count = view.getUint8(offset + 11) * TWO_32 + view.getUint32(offset + 12, true)
-    if (kind < EntryKind.data || kind > EntryKind.catalogue || count === 0) return -1
+    if (kind < EntryKind.data || kind > EntryKind.grow || count === 0) return -1
+    const blockIndex = view.getUint16(offset + 8, true) * TWO_32 + view.getUint32(offset + 4, true)
+    if (kind === EntryKind.grow && !isGrowth(blockIndex, count)) return -1
     entries.diskIds[i] = view.getUint32(offset, true)
-    entries.blockIndexes[i] =
-      view.getUint16(offset + 8, true) * TWO_32 + view.getUint32(offset + 4, true)
+    entries.blockIndexes[i] = blockIndex
     entries.kinds[i] = kind
     entries.counts[i] = count
     ownedCount += blocksOfEntry(kind, count)

@@ -7,7 +7,8 @@
  *     12   4  flags: bit 0 = closed cleanly (nothing to replay)
  *     16  16  pool id, random at creation
  *     32   8  generation, from 1
- *     40   4  features that refuse opening when unknown: bit 0 = the log may hold `share`
+ *     40   4  features that refuse opening when unknown: bit 0 = the log may hold
+ *            operations `share` and entries `grow`
  *     44   4  features that allow reading only when unknown
  *     48   4  features that may be ignored when unknown
  *     52   4  zero
@@ -49,10 +50,10 @@ export const SUPERBLOCK_FILE = 'superblock'
 export const SUPERBLOCK_MAGIC = 'VARVESB1'
 const FLAG_CLEAN = 1
 
-/** The log may hold operations of the kind `share`. */
-export const FEATURE_SHARE = 1
+/** The log may hold operations `share` and entries `grow`: volumes are files, too. */
+export const FEATURE_FILES = 1
 /** What this build knows, and writes into every superblock: all that it may use. */
-export const REFUSE_FEATURES: number = FEATURE_SHARE
+export const REFUSE_FEATURES: number = FEATURE_FILES
 
 const FIELD = layout({
   magic: 8,

@@ -7,7 +7,7 @@ import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { CatalogueLine, CatalogueOperation, DiskState } from '../format/catalogue.ts'
 import { SHARED_ZERO, catalogueCorrupt, sharedCount } from '../format/catalogue.ts'
 import { KIND_UNMAPPED, KIND_ZERO } from '../format/node.ts'
-import { EntryKind } from '../format/record.ts'
+import { EntryKind, grownSizeBytes } from '../format/record.ts'
 import { emptyRoot, rootAddress, rootAt } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
 import type { PageTables } from '../map/page-tables.ts'
@@ -84,7 +84,7 @@ export class Catalogue {
     return `${this.#mustDisk(disk.volumeId).name}@${disk.name}`
   }
 
-  /** Blocks or a range of a record entry: changes the map. Its nodes must be resident. */
+  /** Blocks, a range or a size of a record entry. The map's nodes must be resident. */
   applyEntry(
     diskId: number,
     kind: number,
@@ -97,6 +97,8 @@ export class Catalogue {
     this.#noteModified(disk)
     if (kind === EntryKind.data) {
       this.#tables.setBlocks(disk.root, disk.epoch, blockIndex, count, segment, slot)
+    } else if (kind === EntryKind.grow) {
+      disk.sizeBytes = Math.max(disk.sizeBytes, grownSizeBytes(blockIndex, count))
     } else {
       const mapKind = kind === EntryKind.zero ? KIND_ZERO : KIND_UNMAPPED
       this.#tables.setKind(disk.root, disk.epoch, blockIndex, count, mapKind)

@@ -1,5 +1,9 @@
 import { assert } from '../base/assert.ts'
+import { MAP_BLOCK_COUNT } from '../format/node.ts'
 import type { Disk } from './disk.ts'
+
+/** Stands for the size of a disk, as if it were a block behind all others. */
+export const SIZE_BLOCK: number = MAP_BLOCK_COUNT
 
 /** Blocks of a disk, from `firstBlock` to `endBlock`, exclusive. */
 export interface BlockRange {

@@ -143,6 +143,9 @@ class Replayer {
         const diskId = entries.diskIds[i]
         await this.#reside(diskId, blockIndex, count)
         this.#parts.catalogue.applyEntry(diskId, kind, blockIndex, count, header.segment, slot)
+      } else if (kind === EntryKind.grow) {
+        const blockIndex = entries.blockIndexes[i]
+        this.#parts.catalogue.applyEntry(entries.diskIds[i], kind, blockIndex, count, 0, 0)
       }
       slot += blockCount
       blocksOffset += blockCount * BLOCK_SIZE_BYTES

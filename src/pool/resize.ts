@@ -11,14 +11,16 @@
  */
 import { Errno, OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, VOLUME_SIZE_BYTES_MAX } from '../base/units.ts'
-import { MAP_BLOCK_COUNT } from '../format/node.ts'
 import { EntryKind } from '../format/record.ts'
 import type { PoolCore } from './core.ts'
+import { verifyHealthy } from './core.ts'
 import type { Disk } from './disk.ts'
 import { journal, journalSoon, settle } from './journal.ts'
 import { mustParseVolumeName } from './names.ts'
+import { SIZE_BLOCK } from './range-lock.ts'
 import type { RangeLock } from './range-lock.ts'
-import { mustFindById, mustFindDisk, verifySize, verifyUnused } from './volumes.ts'
+import { poolFull } from './space.ts'
+import { gone, mustFindById, mustFindDisk, verifySize, verifyUnused } from './volumes.ts'
 import type { WriteQueue } from './write-queue.ts'
 
 /** How a shrink names itself among a disk's users. */
@@ -62,7 +64,7 @@ export async function resizeVolume(
  * Resizes as a filesystem does: to any size, beside clients that `ownClient` says are its own. In
  * the log when it resolves, and applied: the next flush of any disk makes it durable, for a flush
  * waits for all records that were written before it, whatever they hold. A growth that another has
- * overtaken does nothing. Rejects `busy`, `not-found`, `out-of-range`, `read-only`, `no-space`.
+ * overtaken does nothing, so as not to cut off what was written behind it. Rejects `busy`, `not-found`, `out-of-range`, `read-only`, `no-space`.
  */
 export async function resizeFile(
   core: PoolCore,
@@ -74,15 +76,27 @@ export async function resizeFile(
   verifyFileSize(sizeBytes)
   const disk = mustFindById(core, id)
   if (disk.isSnapshot) throw readOnly(core, disk)
-  // A shrink under way has its place in the line; what comes after it must not overtake it.
-  if (sizeBytes < disk.sizeBytes || disk.shrinks.size > 0) {
-    const verify = (): void => verifyOwn(core, disk, ownClient)
-    await shrink(core, writes, disk, sizeBytes, verify, ownClient)
+  verifyHealthy(core)
+  if (sizeBytes >= disk.sizeBytes) {
+    await grow(writes, disk, sizeBytes)
     return
   }
-  if (sizeBytes === disk.sizeBytes) return
-  await journalSoon(core, () => {
-    return sizeBytes > mustFindById(core, id).sizeBytes ? { op: 'resize', id, sizeBytes } : null
+  const verify = (): void => verifyOwn(core, disk, ownClient)
+  await shrink(core, writes, disk, sizeBytes, verify, ownClient)
+}
+
+/** One entry in the next record: growing costs a turn, and no page of its own. */
+function grow(writes: WriteQueue, disk: Disk, sizeBytes: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const completion = {
+      targetComplete: (_tag: number, result: number): void => {
+        if (result === 0) resolve()
+        else if (result === -Errno.ENOSPC) reject(poolFull())
+        else if (result === -Errno.ENOENT) reject(gone(disk.id))
+        else reject(new OperatingError('io', `cannot grow "${disk.name}"`, { errno: -result }))
+      },
+    }
+    writes.grow(disk, sizeBytes, completion, 0)
   })
 }
 
@@ -118,7 +132,7 @@ async function shrink(
   disk.shrinks.set(shrinking, admits)
   try {
     const firstBlock = Math.floor(sizeBytes / BLOCK_SIZE_BYTES)
-    const lock = await writes.lock([{ disk, firstBlock, endBlock: MAP_BLOCK_COUNT }])
+    const lock = await writes.lock([{ disk, firstBlock, endBlock: SIZE_BLOCK + 1 }])
     try {
       if (sizeBytes < disk.sizeBytes) await zeroTail(writes, disk, sizeBytes, lock)
       await journalSoon(core, () => {

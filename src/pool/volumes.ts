@@ -36,7 +36,11 @@ export function mustFindDisk(core: PoolCore, name: string): Disk {
 export function mustFindById(core: PoolCore, id: number): Disk {
   const disk = core.catalogue.tryDisk(id)
   if (disk !== null) return disk
-  throw new OperatingError('not-found', 'the disk is gone', { details: { id } })
+  throw gone(id)
+}
+
+export function gone(id: number): OperatingError {
+  return new OperatingError('not-found', 'the disk is gone', { details: { id } })
 }
 
 export function verifyFree(core: PoolCore, name: string): void {

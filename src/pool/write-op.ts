@@ -5,14 +5,14 @@ import { EntryKind } from '../format/record.ts'
 import type { DurableWaiter } from '../segment/sync-group.ts'
 import type { Cohort } from './cohort.ts'
 import type { Disk } from './disk.ts'
-import { rangesMeet } from './range-lock.ts'
+import { SIZE_BLOCK, rangesMeet } from './range-lock.ts'
 import type { BlockRange, RangeLock } from './range-lock.ts'
 
 /** What a part of an operation does; `skip` is a partial block that already reads as zeros. */
 export type EdgeState = 'none' | 'page' | 'skip'
 
 /**
- * One write, trim or zero of a disk on its way into the log. The range is cut into at most three
+ * One write, trim, zero or growth of a disk on its way into the log. The range is cut into at most three
  * parts: a partial block at the head, whole blocks, a partial block at the tail. A partial block
  * becomes a whole one by reading what is there and changing the part (read-modify-write) in an
  * engine page.
@@ -86,6 +86,21 @@ export class WriteOp implements DurableWaiter {
     this.holdsEdgeSlot = false
     this.hasLooked = false
     this.sequence = 0
+  }
+
+  /** Makes the disk at least so long; the size is {@link endBytes}. */
+  startGrowth(
+    disk: Disk,
+    sizeBytes: number,
+    completion: TargetCompletion,
+    tag: number,
+    cohort: Cohort,
+  ): void {
+    this.start(disk, EntryKind.grow, sizeBytes, 0, 0, false, completion, tag, cohort, null)
+    this.state = 'ready'
+    this.firstBlock = SIZE_BLOCK
+    this.endBlock = SIZE_BLOCK + 1
+    this.nextBlock = this.firstBlock
   }
 
   get disk(): Disk {

@@ -96,6 +96,14 @@ export class WriteQueue implements TurnHook {
     this.#core.io.atTurnEnd(this)
   }
 
+  /** Queues a growth to at least `sizeBytes`. Result: 0, -EIO, -ENOSPC; -ENOENT: no such disk. */
+  grow(disk: Disk, sizeBytes: number, completion: TargetCompletion, tag: number): void {
+    const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
+    op.startGrowth(disk, sizeBytes, completion, tag, this.#core.cohorts.enter())
+    this.#incoming.push(op)
+    this.#core.io.atTurnEnd(this)
+  }
+
   /** Resolves when the caller has the ranges to itself; it releases the lock whatever happens. */
   lock(ranges: readonly BlockRange[]): Promise<RangeLock> {
     return new Promise((resolve) => {
@@ -194,6 +202,7 @@ export class WriteQueue implements TurnHook {
 
   /** Whether the map's nodes are here; if not, has them loaded. */
   #reside(op: WriteOp): boolean {
+    if (op.kind === EntryKind.grow) return true
     const { tables } = this.#core
     const { root } = op.disk
     const found = this.#found
@@ -238,6 +247,7 @@ export class WriteQueue implements TurnHook {
 
   /** Adds the next part of `op` to the record. False: there is no room for any of it. */
   #addNext(op: WriteOp): boolean {
+    if (op.kind === EntryKind.grow) return this.#addGrowth(op)
     const { log } = this.#core
     const { id } = op.disk
     const block = op.nextBlock
@@ -263,6 +273,21 @@ export class WriteQueue implements TurnHook {
     if (!log.addRange(op.kind, id, block, count)) return false
     op.nextBlock = op.wholeEnd
     this.#noteInRecord(op)
+    return true
+  }
+
+  #addGrowth(op: WriteOp): boolean {
+    const { log, catalogue } = this.#core
+    const { disk, endBytes } = op
+    // Nobody has to have a disk open to grow it.
+    if (catalogue.tryDisk(disk.id) !== disk) this.#end(op, -Errno.ENOENT)
+    else if (endBytes > disk.sizeBytes) {
+      const index = Math.floor(endBytes / BLOCK_SIZE_BYTES)
+      const count = (endBytes % BLOCK_SIZE_BYTES) + 1
+      if (!log.addRange(EntryKind.grow, disk.id, index, count)) return false
+      this.#noteInRecord(op)
+    }
+    op.nextBlock = op.endBlock
     return true
   }
 

@@ -213,6 +213,36 @@ const LOG_BREAKAGES: Breakage[] = [
     finds: ['record-past-end'],
   },
   {
+    name: 'a growth of a disk that never was',
+    hooks: { log: (b) => b.addRecord(3, [{ kind: EntryKind.grow, disk: 99 }]) },
+    finds: ['record-unknown-disk'],
+  },
+  {
+    name: 'a growth of a snapshot',
+    hooks: { log: (b) => b.addRecord(3, [{ kind: EntryKind.grow, disk: 2 }]) },
+    finds: ['record-nonsense'],
+  },
+  {
+    name: 'blocks shared past the end',
+    hooks: { log: (b) => b.addOperation(3, shareOf(1, 1023, [2, 0, 0])) },
+    finds: ['record-past-end'],
+  },
+  {
+    name: 'blocks shared with a snapshot',
+    hooks: { log: (b) => b.addOperation(3, shareOf(2, 0, [1, 0, 0])) },
+    finds: ['operation-unknown-disk'],
+  },
+  {
+    name: 'blocks shared that lie in no segment there is',
+    hooks: { log: (b) => b.addOperation(3, shareOf(1, 0, [1, 77, 5])) },
+    finds: ['address-missing-segment'],
+  },
+  {
+    name: 'a share of no blocks',
+    hooks: { log: (b) => b.addOperation(3, { op: 'share', id: 1, blockIndex: 0, runs: [] }) },
+    finds: ['operation-corrupt'],
+  },
+  {
     name: 'an operation on a disk that is not there',
     hooks: { log: (b) => b.addOperation(3, { op: 'rename', id: 77, name: 'x' }) },
     finds: ['operation-unknown-disk'],
@@ -260,6 +290,10 @@ const LOG_BREAKAGES: Breakage[] = [
     finds: ['snapshot-orphan'],
   },
 ]
+
+function shareOf(id: number, blockIndex: number, run: number[]): unknown {
+  return { op: 'share', id, blockIndex, runs: [run] }
+}
 
 const CATALOGUE_BREAKAGES: Breakage[] = [
   {

@@ -186,6 +186,47 @@ t.test('operations of the log are followed', async (t) => {
   t.equal(report.disks.find((disk) => disk.name === 'd')?.sizeBytes, 4096)
 })
 
+t.test('growths and shares of the log are followed', async (t) => {
+  let shared = 0
+  const { builder } = buildSample(checksum, {
+    log: (b) => {
+      b.addRecord(3, [{ kind: EntryKind.grow, disk: 3, block: 2048, count: 101 }])
+      b.addRecord(3, [{ kind: EntryKind.grow, disk: 3, block: 1, count: 1 }])
+      const blocks = [blockOf(7), blockOf(8)]
+      shared = b.addRecord(3, [{ kind: EntryKind.data, disk: 1, blocks }]).firstBlockSlot
+      const runs = [
+        [1, 3, shared],
+        [3, 0, 0],
+        [2, 0, 1],
+      ]
+      b.addOperation(3, { op: 'share', id: 3, blockIndex: 2043, runs })
+      b.addRecord(3, [{ kind: EntryKind.trim, disk: 1, count: 2 }])
+    },
+  })
+  const report = await checkBuilt(builder)
+  t.strictSame([...report.errors, ...report.leaks], [])
+  t.equal(report.disks.find((disk) => disk.name === 'b')?.sizeBytes, 2048 * BLOCK_SIZE_BYTES + 100)
+  builder.flip(3, shared)
+  // Replay ends there, and what follows says that it was durable.
+  t.strictSame(
+    (await checkBuilt(builder)).errors.map(({ code }) => code),
+    ['log-gap'],
+  )
+})
+
+t.test('a shared block is live where only the share has it', async (t) => {
+  const { builder } = buildSample(checksum, {
+    log: (b) => {
+      const at = b.addRecord(3, [{ kind: EntryKind.data, disk: 1, blocks: [blockOf(7)] }])
+      const run = [1, 3, at.firstBlockSlot]
+      b.addOperation(3, { op: 'share', id: 3, blockIndex: 0, runs: [run] })
+      b.addRecord(3, [{ kind: EntryKind.trim, disk: 1, count: 1 }])
+    },
+  })
+  const before = (await checkBuilt(buildSample(checksum).builder)).liveBlockCount
+  t.equal((await checkBuilt(builder)).liveBlockCount, before + 1)
+})
+
 t.test('ten thousand snapshots and as many clones are walked once', async (t) => {
   const { builder } = buildSample(checksum, {
     log: (b) => {

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { AssertionError } from '../../../src/base/assert.ts'
 import { CorruptionError } from '../../../src/base/errors.ts'
-import type { CatalogueOperation, DiskState } from '../../../src/format/catalogue.ts'
+import type { CatalogueOperation, DiskState, SharedRun } from '../../../src/format/catalogue.ts'
 import {
   PART_PAYLOAD_BYTES_MAX,
   PartKind,
@@ -33,6 +33,15 @@ const disks: fc.Arbitrary<DiskState> = fc.record({
   holds: fc.array(fc.string()),
 })
 
+const sharedRun: fc.Arbitrary<SharedRun> = fc.oneof(
+  fc.tuple(fc.integer({ min: 1, max: 2 ** 20 }), fc.constant(0), fc.constantFrom(0, 1)),
+  fc.tuple(
+    fc.integer({ min: 1, max: 512 }),
+    fc.integer({ min: 1, max: 2 ** 32 - 1 }),
+    fc.integer({ min: 1, max: 16351 - 512 }),
+  ),
+)
+
 const time = fc.maxSafeNat()
 const name = fc.string()
 const operations: fc.Arbitrary<CatalogueOperation> = fc.oneof(
@@ -61,6 +70,12 @@ const operations: fc.Arbitrary<CatalogueOperation> = fc.oneof(
   fc.record({ op: fc.constant('remove' as const), ids: fc.array(u32) }),
   fc.record({ op: fc.constant('rename' as const), id: u32, name }),
   fc.record({ op: fc.constant('resize' as const), id: u32, sizeBytes: time }),
+  fc.record({
+    op: fc.constant('share' as const),
+    id: u32,
+    blockIndex: fc.nat({ max: 2 ** 30 }),
+    runs: fc.array(sharedRun, { minLength: 1, maxLength: 600 }),
+  }),
   fc.record({ op: fc.constantFrom('hold' as const, 'release' as const), id: u32, tag: name }),
 )
 
@@ -143,10 +158,13 @@ t.test('parts that cannot be are refused', async (t) => {
 
 t.test('lines and operations of any shape are decoded or refused, never worse', async (t) => {
   const values = fc.oneof(fc.jsonValue(), fc.anything())
-  const keys = ['op', 'disk', 'removed', 'id', 'ids', 'kind', 'root', 'labels', 'snapshots']
+  const keys = ['op', 'disk', 'removed', 'id', 'ids', 'kind', 'root', 'labels', 'snapshots', 'runs']
   const shaped = fc.dictionary(fc.constantFrom(...keys), values)
   const named = fc
-    .tuple(fc.constantFrom('create', 'snapshot', 'clone', 'remove', 'hold', 'resize'), shaped)
+    .tuple(
+      fc.constantFrom('create', 'snapshot', 'clone', 'remove', 'hold', 'resize', 'share'),
+      shaped,
+    )
     .map(([op, rest]) => ({ ...rest, op }))
   const any = fc.oneof(values, shaped, named)
   fc.assert(
@@ -167,6 +185,38 @@ t.test('lines and operations of any shape are decoded or refused, never worse', 
     { numRuns: 300 },
   )
   t.pass()
+})
+
+t.test('runs that lie where no block can lie are refused', async (t) => {
+  const share = { op: 'share', id: 1, blockIndex: 2 ** 36 - 100 }
+  const cases: [string, unknown][] = [
+    ['none', []],
+    ['an empty one', [[0, 1, 1]]],
+    ['of two numbers', [[1, 1]]],
+    ['of four numbers', [[1, 1, 1, 1]]],
+    ['no numbers', [['1', 1, 1]]],
+    ['in the header of a segment', [[1, 1, 0]]],
+    ['into the table of a segment', [[2, 1, 16350]]],
+    ['in no segment', [[1, 0, 2]]],
+    ['in a segment past all', [[1, 2 ** 32, 1]]],
+    [
+      'past the end of a map',
+      [
+        [100, 1, 1],
+        [1, 0, 0],
+      ],
+    ],
+  ]
+  for (const [fact, runs] of cases) {
+    t.throws(() => verifyOperation({ ...share, runs }), { code: 'catalogue-corrupt' }, fact)
+  }
+  t.ok(verifyOperation({ ...share, runs: [[100, 1, 16251]] }))
+})
+
+t.test('a disk that does not say when it changed did so when it was made', async (t) => {
+  const [disk] = fc.sample(disks, { numRuns: 1, seed: 1 })
+  const { modifiedMs: _, ...rest } = disk
+  t.match(verifyLine({ disk: rest }), { disk: { modifiedMs: disk.createdMs } })
 })
 
 t.test('any bytes are decoded or refused, never worse', async (t) => {

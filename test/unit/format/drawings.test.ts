@@ -73,7 +73,7 @@ t.test('limits and kinds are those of version 1', async (t) => {
   t.strictSame([DATA_SLOT_FIRST, DATA_SLOT_END, TABLE_SLOT, FOOTER_SLOT], [1, 16351, 16351, 16383])
   t.strictSame([TABLE_PAGE_COUNT, TABLE_PAGE_SLOT_COUNT], [32, 512])
   t.strictSame([SegmentKind.log, SegmentKind.bulk], [1, 2])
-  t.strictSame(Object.values(EntryKind), [1, 2, 3, 4, 5, 6])
+  t.strictSame(Object.values(EntryKind), [1, 2, 3, 4, 5, 6, 7])
   t.strictSame(Object.values(PartKind), [1, 2, 3])
   const kinds = [KIND_UNMAPPED, KIND_ZERO, KIND_BLOCK, KIND_NODE, KIND_HUGE]
   t.strictSame(kinds, [0, 1, 2, 3, 4])

@@ -11,6 +11,7 @@ import {
   RECORD_ENTRY_COUNT_MAX,
   RecordEntries,
   blocksOfEntry,
+  grownSizeBytes,
   encodeRecordHeader,
   readRecordChecksum,
   recordFits,
@@ -254,7 +255,8 @@ const records: fc.Arbitrary<Record> = fc
     const entries = []
     for (const one of drawn) {
       const owns = blocksOfEntry(one.kind, 1) === 1
-      const count = owns ? 1 + (one.count % 40) : one.count
+      let count = owns ? 1 + (one.count % 40) : one.count
+      if (one.kind === EntryKind.grow) count = 1 + (count % 4096)
       const owned = blocksOfEntry(one.kind, count)
       if (!recordFits(entries.length + 1, blockCount + owned)) break
       entries.push({ ...one, count })
@@ -329,7 +331,7 @@ t.test('record headers that cannot be are refused though their checksum holds', 
     ['fewer blocks than entries own', (view) => view.setUint16(58, 1, true)],
     ['more entries than a page holds', (view) => view.setUint16(56, 400, true)],
     ['more blocks than a record holds', (view) => view.setUint16(58, 256, true)],
-    ['an unknown kind', (view) => view.setUint8(64 + 10, 7)],
+    ['an unknown kind', (view) => view.setUint8(64 + 10, 8)],
     ['kind zero', (view) => view.setUint8(64 + 10, 0)],
     ['an empty entry', (view) => view.setUint32(64 + 12, 0, true)],
     ['a count that overflows', (view) => view.setUint8(64 + 11, 255)],
@@ -361,4 +363,27 @@ t.test('random bytes under a sound checksum never make a decoder throw', async (
   })
   fc.assert(property, { numRuns: 300 })
   t.pass()
+})
+
+t.test('a growth is of at most 256 TiB, to the byte', async (t) => {
+  const header = {
+    segment: 1,
+    slot: 1,
+    sequence: 1,
+    durableSequence: 1,
+    previousChecksum: new Uint32Array(2),
+    blockCount: 0,
+  }
+  const isTaken = (block: number, count: number): boolean => {
+    const entries = [{ disk: 1, block, kind: EntryKind.grow, count }]
+    const page = encodeRecord({ header, entries, sums: new Uint32Array(0) }, sample.poolId)
+    return decodeRecord(page, PAGE_SIZE_BYTES, sample.poolId) !== null
+  }
+  t.ok(isTaken(0, 1))
+  t.ok(isTaken(7, 4096))
+  t.ok(isTaken(2 ** 36, 1))
+  t.notOk(isTaken(7, 4097), 'more than a block and a byte')
+  t.notOk(isTaken(2 ** 36, 2), 'more than a map has')
+  t.equal(grownSizeBytes(7, 1), 7 * 4096)
+  t.equal(grownSizeBytes(7, 4096), 8 * 4096 - 1)
 })
