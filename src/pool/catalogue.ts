@@ -340,9 +340,12 @@ export class Catalogue {
   }
 }
 
-/** Times in the catalogue are whole and not before 1970. */
+/** The last moment that a `Date` can show. */
+const TIME_MS_MAX = 8.64e15
+
+/** Times in the catalogue are whole, not before 1970 and not past all calendars. */
 export function wholeMs(timeMs: number): number {
-  return Math.max(0, Math.floor(timeMs))
+  return Math.min(TIME_MS_MAX, Math.max(0, Math.floor(timeMs)))
 }
 
 function stateOf(disk: Disk): DiskState {
