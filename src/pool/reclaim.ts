@@ -5,9 +5,10 @@
  * M be that moment. Mark walks every map as it was at M (they are immutable from then on). Only
  * segments sealed before M are swept. An address in such a segment that is unmarked was reachable
  * from no disk at M; nothing can make it reachable again, since maps gain only addresses of later
- * segments (I1), roots that existed at M, and addresses copied from maps of which this holds. The durable superblock is the checkpoint of M or a
- * later one, on both pages, so no recovery refers to it either. And reads that looked the address
- * up before M have ended: a grace period is waited for.
+ * segments (I1), roots that existed at M, and addresses copied from maps of which this holds. The
+ * durable superblock is the checkpoint of M or a later one, on both pages, so no recovery refers to
+ * it either, nor does a copy that is replayed: it was made after M. And reads that looked the
+ * address up before M have ended: a grace period is waited for.
  */
 import { CorruptionError, OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'

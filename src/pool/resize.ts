@@ -64,7 +64,8 @@ export async function resizeVolume(
  * Resizes as a filesystem does: to any size, beside clients that `ownClient` says are its own. In
  * the log when it resolves, and applied: the next flush of any disk makes it durable, for a flush
  * waits for all records that were written before it, whatever they hold. A growth that another has
- * overtaken does nothing, so as not to cut off what was written behind it. Rejects `busy`, `not-found`, `out-of-range`, `read-only`, `no-space`.
+ * overtaken does nothing, so as not to cut off what was written behind it. Rejects `busy`,
+ * `not-found`, `usage`, `out-of-range`, `read-only`, `no-space`.
  */
 export async function resizeFile(
   core: PoolCore,

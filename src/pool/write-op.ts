@@ -12,10 +12,10 @@ import type { BlockRange, RangeLock } from './range-lock.ts'
 export type EdgeState = 'none' | 'page' | 'skip'
 
 /**
- * One write, trim, zero or growth of a disk on its way into the log. The range is cut into at most three
- * parts: a partial block at the head, whole blocks, a partial block at the tail. A partial block
- * becomes a whole one by reading what is there and changing the part (read-modify-write) in an
- * engine page.
+ * One write, trim, zero or growth of a disk on its way into the log. The range is cut into at most
+ * three parts: a partial block at the head, whole blocks, a partial block at the tail. A partial
+ * block becomes a whole one by reading what is there and changing the part (read-modify-write) in
+ * an engine page.
  */
 export class WriteOp implements DurableWaiter {
   #disk: Disk | null = null

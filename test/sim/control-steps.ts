@@ -2,7 +2,7 @@
 import type { Prng } from '../../src/base/prng.ts'
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
 import { cutSectors, withVolume, withoutVolume } from './model.ts'
-import type { ModelSnapshot, ModelState, ModelVolume } from './model.ts'
+import type { ModelSnapshot, ModelState, ModelVolume, Window } from './model.ts'
 import { GEOMETRY_LETTERS, geometryByName, sizesOf } from './pool-under-test.ts'
 import type { SimPool } from './pool-under-test.ts'
 import { SECTORS_PER_BLOCK, SECTOR_BYTES, writeStamp } from './stamps.ts'
@@ -16,6 +16,7 @@ export type ControlKind =
   | 'remove'
   | 'rename'
   | 'resize'
+  | 'copy'
   | 'hold'
   | 'release'
 
@@ -26,6 +27,8 @@ export interface ControlOperation {
   code: string | null
   /** Volumes that no client may have open meanwhile. */
   closes: string[]
+  /** Answered when it is durable; otherwise when it is in the log. */
+  isDurable: boolean
   run(pool: SimPool): Promise<unknown>
 }
 
@@ -39,6 +42,7 @@ interface Draw {
 const NAMES_PER_GEOMETRY = 3
 const SNAPSHOT_NAMES = ['s1', 's2', 's3', 's4']
 const VOLUME_COUNT_MAX = 6
+const LEAF_BLOCK_COUNT = 512
 
 function accepted(
   title: string,
@@ -46,11 +50,11 @@ function accepted(
   run: ControlOperation['run'],
   closes: string[] = [],
 ): ControlOperation {
-  return { title, after, code: null, closes, run }
+  return { title, after, code: null, closes, isDurable: true, run }
 }
 
 function refused(title: string, code: string, run: ControlOperation['run']): ControlOperation {
-  return { title, after: null, code, closes: [], run }
+  return { title, after: null, code, closes: [], isDurable: true, run }
 }
 
 function drawName(prng: Prng, letter?: string): string {
@@ -196,6 +200,7 @@ function drawRemove(draw: Draw): ControlOperation | null {
     after: withoutVolume(state, name),
     code: null,
     closes,
+    isDurable: true,
     run,
     ...refusal(isRefused),
   }
@@ -242,6 +247,64 @@ function drawResize(draw: Draw): ControlOperation | null {
   return accepted(title, after, (pool) => pool.resize(name, sizeBytes, true), [name])
 }
 
+/** Where a copy begins or ends up: blocks of one window. */
+function drawBlocks(prng: Prng, volume: ModelVolume): { window: Window; first: number } {
+  const window = prng.pick(volume.geometry.windows)
+  return { window, first: prng.below(window.blockCount) }
+}
+
+/**
+ * Blocks of one leaf of the source, which is one record: it has happened or it has not. Longer
+ * copies are several, one after the other.
+ */
+function drawCopy(draw: Draw): ControlOperation | null {
+  const { prng, state } = draw
+  const pair = prng.chance(0.4) ? drawSnapshot(draw) : null
+  const source = pair === null ? drawVolume(draw) : pair[0]
+  const target = drawVolume(draw)
+  if (source === null || target === null) return null
+  const { sizeBytes, sectors } = pair === null ? source : pair[1]
+  const from = drawBlocks(prng, source)
+  const to = drawBlocks(prng, target)
+  const fromBlock = from.window.startBlock + from.first
+  const toBlock = to.window.startBlock + to.first
+  const wanted = prng.between(1, prng.pick([1, 8, 64, 512]))
+  const count = Math.min(
+    wanted,
+    from.window.blockCount - from.first,
+    to.window.blockCount - to.first,
+    LEAF_BLOCK_COUNT - (fromBlock % LEAF_BLOCK_COUNT),
+    Math.floor(sizeBytes / BLOCK_SIZE_BYTES) - fromBlock,
+    Math.floor(target.sizeBytes / BLOCK_SIZE_BYTES) - toBlock,
+  )
+  if (count <= 0) return null
+  const name = pair === null ? source.name : `${source.name}@${pair[1].name}`
+  const title = `copy ${name} ${fromBlock}+${count} to ${target.name} ${toBlock}`
+  const run = (pool: SimPool): Promise<unknown> => {
+    const fromId = mustId(pool, source.name, pair === null ? null : pair[1].name)
+    const lengthBytes = count * BLOCK_SIZE_BYTES
+    const [fromBytes, toBytes] = [fromBlock * BLOCK_SIZE_BYTES, toBlock * BLOCK_SIZE_BYTES]
+    const toId = mustId(pool, target.name, null)
+    return pool.files.copyRange({ fromId, fromBytes, toId, toBytes, lengthBytes })
+  }
+  const isSame = pair === null && source === target
+  if (isSame && Math.abs(fromBlock - toBlock) < count) return refused(title, 'unsupported', run)
+  const copied = Uint32Array.from(target.sectors)
+  const start = from.window.sectorIndex + from.first * SECTORS_PER_BLOCK
+  const part = sectors.slice(start, start + count * SECTORS_PER_BLOCK)
+  copied.set(part, to.window.sectorIndex + to.first * SECTORS_PER_BLOCK)
+  const after = withVolume(state, { ...target, sectors: copied })
+  return { ...accepted(title, after, run), isDurable: false }
+}
+
+export function mustId(pool: SimPool, volume: string, snapshot: string | null): number {
+  const found = pool.files.tryVolume(volume)
+  const entry =
+    snapshot === null || found === null ? found : pool.files.trySnapshot(found.id, snapshot)
+  if (entry === null) throw new Error(`there is no ${volume} ${snapshot}`)
+  return entry.id
+}
+
 function drawHold(draw: Draw): ControlOperation | null {
   const pair = drawSnapshot(draw)
   if (pair === null) return null
@@ -286,6 +349,7 @@ const DRAWERS: Record<ControlKind, (draw: Draw) => ControlOperation | null> = {
   remove: drawRemove,
   rename: drawRename,
   resize: drawResize,
+  copy: drawCopy,
   hold: drawHold,
   release: drawRelease,
 }
@@ -295,4 +359,14 @@ export const CONTROL_KINDS: readonly ControlKind[] = Object.keys(DRAWERS) as Con
 /** An operation of `kind`, or null when the state offers nothing to do it to. */
 export function drawControl(kind: ControlKind, draw: Draw): ControlOperation | null {
   return DRAWERS[kind](draw)
+}
+
+/** A length that a file may be cut or grown to, as often as not within a block. */
+export function drawLength(prng: Prng, volume: ModelVolume): number {
+  const { geometry } = volume
+  if (prng.chance(0.3)) return prng.pick(sizesOf(geometry))
+  const { startBlock, blockCount } = prng.pick(geometry.windows)
+  return (
+    (startBlock * SECTORS_PER_BLOCK + prng.below(blockCount * SECTORS_PER_BLOCK)) * SECTOR_BYTES
+  )
 }

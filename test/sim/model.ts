@@ -26,7 +26,7 @@
  * required, as no flush has covered it, but what comes later implies it like any earlier step.
  */
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
-import { SECTORS_PER_BLOCK } from './stamps.ts'
+import { SECTORS_PER_BLOCK, SECTOR_BYTES } from './stamps.ts'
 
 export interface Window {
   /** First block in the disk's address space. */
@@ -80,16 +80,22 @@ export function geometryOf(windows: readonly (readonly [number, number])[]): Geo
   return { windows: placed, sectorCount: sectorIndex }
 }
 
-/** Model blocks of a disk that lie below `sizeBytes`, and where they are. */
-export function* blocksWithin(
-  geometry: Geometry,
-  sizeBytes: number,
-): Generator<{ modelBlock: number; blockIndex: number }> {
+export interface ModelBlock {
+  modelBlock: number
+  blockIndex: number
+  /** Fewer than a block has where the disk ends within. */
+  sectorCount: number
+}
+
+/** Model blocks of a disk that begin below `sizeBytes`, and where they are. */
+export function* blocksWithin(geometry: Geometry, sizeBytes: number): Generator<ModelBlock> {
   for (const window of geometry.windows) {
     for (let index = 0; index < window.blockCount; index += 1) {
       const blockIndex = window.startBlock + index
-      if ((blockIndex + 1) * BLOCK_SIZE_BYTES > sizeBytes) break
-      yield { modelBlock: window.sectorIndex / SECTORS_PER_BLOCK + index, blockIndex }
+      const leftSectors = Math.floor((sizeBytes - blockIndex * BLOCK_SIZE_BYTES) / SECTOR_BYTES)
+      if (leftSectors <= 0) break
+      const modelBlock = window.sectorIndex / SECTORS_PER_BLOCK + index
+      yield { modelBlock, blockIndex, sectorCount: Math.min(SECTORS_PER_BLOCK, leftSectors) }
     }
   }
 }
@@ -97,9 +103,9 @@ export function* blocksWithin(
 /** Content after the disk was cut to `sizeBytes`: what lies beyond is zeros. */
 export function cutSectors(volume: ModelVolume, sizeBytes: number): Uint32Array {
   const kept = new Uint32Array(volume.sectors.length)
-  for (const { modelBlock } of blocksWithin(volume.geometry, sizeBytes)) {
+  for (const { modelBlock, sectorCount } of blocksWithin(volume.geometry, sizeBytes)) {
     const start = modelBlock * SECTORS_PER_BLOCK
-    kept.set(volume.sectors.subarray(start, start + SECTORS_PER_BLOCK), start)
+    kept.set(volume.sectors.subarray(start, start + sectorCount), start)
   }
   return kept
 }

@@ -7,14 +7,15 @@
  */
 import { Errno, VarveError } from '../../src/base/errors.ts'
 import { Prng } from '../../src/base/prng.ts'
-import { MIB } from '../../src/base/units.ts'
+import { BLOCK_SIZE_BYTES, MIB } from '../../src/base/units.ts'
 import type { ExportTarget } from '../../src/export/target.ts'
 import { SimIo } from '../../src/io/sim-io.ts'
-import { drawControl } from './control-steps.ts'
+import { drawControl, drawLength, mustId } from './control-steps.ts'
 import type { ControlKind, ControlOperation } from './control-steps.ts'
 import { DataStep, SimViolation } from './data-step.ts'
 import type { DataKind } from './data-step.ts'
-import { History, findDifference } from './model.ts'
+import { History, cutSectors, findDifference, withVolume } from './model.ts'
+import type { ModelState, ModelVolume } from './model.ts'
 import { readState, targetResult } from './pool-under-test.ts'
 import type { PoolMaker, SimPool } from './pool-under-test.ts'
 import { STAMP_UNIQUE_FIRST } from './stamps.ts'
@@ -44,6 +45,7 @@ export type StepKind =
   | 'data'
   | 'flush'
   | 'fill'
+  | 'truncate'
   | 'checkpoint'
   | 'reclaim'
   | 'verify'
@@ -72,6 +74,8 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   remove: 3,
   rename: 2,
   resize: 2,
+  truncate: 3,
+  copy: 3,
   hold: 1,
   release: 1,
 }
@@ -188,6 +192,8 @@ class PoolSim {
         return this.#dataStep(['flush'], 1)
       case 'fill':
         return this.#fillSegments()
+      case 'truncate':
+        return this.#truncate()
       case 'checkpoint':
         return this.#checkpoint()
       case 'reclaim':
@@ -307,11 +313,49 @@ class PoolSim {
     if (operation.code !== null) {
       throw new SimViolation(`${operation.title} was taken, must be refused: ${operation.code}`)
     }
-    // An operation on the catalogue is durable when it is answered.
-    this.#history.requireAll()
+    if (operation.isDurable) this.#history.requireAll()
   }
 
-  #judgeRefusal(operation: ControlOperation, error: VarveError): void {
+  /**
+   * Makes a volume longer or shorter under its clients. A cut within a block zeroes the rest of
+   * the block first, in a record of its own: a crash may come in between.
+   */
+  async #truncate(): Promise<void> {
+    const volumes = [...this.#history.latest.values()]
+    if (volumes.length === 0) return
+    const volume = this.#prng.pick(volumes)
+    const { name } = volume
+    const sizeBytes = drawLength(this.#prng, volume)
+    const sectors = sizeBytes < volume.sizeBytes ? cutSectors(volume, sizeBytes) : volume.sectors
+    const after = withVolume(this.#history.latest, { ...volume, sizeBytes, sectors })
+    this.#note(`truncate ${name} ${sizeBytes}`)
+    const pool = this.#mustPool()
+    const tail = this.#history.begin('data', `tail ${name}`, this.#withoutTail(volume, sizeBytes))
+    const step = this.#history.begin('control', `truncate ${name}`, after)
+    const id = mustId(pool, name, null)
+    try {
+      await this.#drive(pool.files.resize(id, sizeBytes, () => true))
+    } catch (error) {
+      if (!(error instanceof VarveError)) throw error
+      this.#judgeRefusal({ code: null }, error)
+      if (error.code === 'io' || error.code === 'pool-failed') return
+      this.#history.cancel(step)
+      const found = await this.#drive(readState(this.#io, pool))
+      if (findDifference(tail.after, found) !== null) this.#history.cancel(tail)
+    }
+  }
+
+  /** With zeros from `sizeBytes` to the end of its block. */
+  #withoutTail(volume: ModelVolume, sizeBytes: number): ModelState {
+    const blockEnd = Math.ceil(sizeBytes / BLOCK_SIZE_BYTES) * BLOCK_SIZE_BYTES
+    if (sizeBytes >= volume.sizeBytes) return this.#history.latest
+    const kept = cutSectors(volume, sizeBytes)
+    const whole = cutSectors(volume, Math.min(blockEnd, volume.sizeBytes))
+    const sectors = volume.sectors.map((stamp, index) => (whole[index] === 0 ? stamp : kept[index]))
+    return withVolume(this.#history.latest, { ...volume, sectors })
+  }
+
+  #judgeRefusal(operation: Pick<ControlOperation, 'code'>, error: VarveError): void {
     this.#note(`  refused: ${error.code}: ${error.message}`)
     if (error.code === operation.code) return
     if (this.#options.faults && error.code === 'no-space') {
@@ -389,7 +433,8 @@ class PoolSim {
 
   async #expectSticky(): Promise<void> {
     // Asked of the pool: whether the operation that failed has happened is open.
-    const [volume] = await this.#drive(this.#mustPool().volumes())
+    const volumes = await this.#drive(this.#mustPool().volumes())
+    const volume = volumes.find(({ sizeBytes }) => sizeBytes >= 4096)
     if (volume === undefined) return
     const { name } = volume
     const { arena } = this.#io

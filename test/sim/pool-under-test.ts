@@ -3,12 +3,14 @@ import { BLOCK_SIZE_BYTES, TIB } from '../../src/base/units.ts'
 import type { ExportTarget, TargetCompletion } from '../../src/export/target.ts'
 import type { Arena } from '../../src/io/arena.ts'
 import type { Io } from '../../src/io/io.ts'
+import type { PoolFiles } from '../../src/pool/pool-files.ts'
 import type { PoolOperations } from '../../src/pool/types.ts'
 import { blocksWithin, geometryOf } from './model.ts'
-import type { Geometry, ModelSnapshot, ModelState, ModelVolume } from './model.ts'
+import type { Geometry, ModelBlock, ModelSnapshot, ModelState, ModelVolume } from './model.ts'
 import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp } from './stamps.ts'
 
 export interface SimPool extends PoolOperations {
+  readonly files: Pick<PoolFiles, 'tryVolume' | 'trySnapshot' | 'resize' | 'copyRange'>
   openTarget(name: string, client: string): ExportTarget | null
   checkpoint(): Promise<unknown>
   close(): Promise<unknown>
@@ -21,6 +23,8 @@ export interface PoolMaker {
   check(io: Io): Promise<string[]>
 }
 
+/** Read at once: 64 blocks. */
+const RUN_SECTOR_COUNT = 512
 const FAR_BLOCKS = (64 * TIB) / BLOCK_SIZE_BYTES
 
 /** The first letter of a volume's name says which parts of it are modelled. */
@@ -67,18 +71,17 @@ async function readSectors(
   geometry: Geometry,
 ): Promise<Uint32Array> {
   const sectors = new Uint32Array(geometry.sectorCount)
-  const blocks = [...blocksWithin(geometry, target.sizeBytes)]
-  const runs: { modelBlock: number; blockIndex: number; count: number }[] = []
-  for (const { modelBlock, blockIndex } of blocks) {
+  const runs: ModelBlock[] = []
+  for (const block of blocksWithin(geometry, target.sizeBytes)) {
     const last = runs.at(-1)
-    if (last !== undefined && last.blockIndex + last.count === blockIndex && last.count < 64) {
-      last.count += 1
-    } else {
-      runs.push({ modelBlock, blockIndex, count: 1 })
-    }
+    const isNext =
+      last !== undefined &&
+      last.blockIndex + last.sectorCount / SECTORS_PER_BLOCK === block.blockIndex
+    if (isNext && last.sectorCount < RUN_SECTOR_COUNT) last.sectorCount += block.sectorCount
+    else runs.push(block)
   }
-  for (const { modelBlock, blockIndex, count } of runs) {
-    const lengthBytes = count * BLOCK_SIZE_BYTES
+  for (const { modelBlock, blockIndex, sectorCount } of runs) {
+    const lengthBytes = sectorCount * SECTOR_BYTES
     const at = arena.allocate(lengthBytes)
     if (at < 0) throw new Error('the arena leaked: no room to read')
     // What the target leaves untouched must not pass for an answer.
@@ -86,7 +89,7 @@ async function readSectors(
     const offsetBytes = blockIndex * BLOCK_SIZE_BYTES
     const result = await targetResult((done) => target.read(offsetBytes, lengthBytes, at, done, 0))
     if (result !== 0) throw new Error(`${target.name}: reading block ${blockIndex} gave ${result}`)
-    for (let index = 0; index < count * SECTORS_PER_BLOCK; index += 1) {
+    for (let index = 0; index < sectorCount; index += 1) {
       const stamp = readStamp(arena.memory, at + index * SECTOR_BYTES)
       sectors[modelBlock * SECTORS_PER_BLOCK + index] = stamp
     }
