@@ -13,7 +13,7 @@ import type { FuseMount, StartFuseMount } from '../../src/export/fuse/transport.
 import type { Io } from '../../src/io/io.ts'
 import { openIo } from '../../src/io/open-io.ts'
 import { MemoryTree } from '../support/memory-tree.ts'
-import { mustTool, Probe } from '../support/probe.ts'
+import { mustTool, Probe, tool } from '../support/probe.ts'
 import { accessConformance } from './fuse-conformance-access.ts'
 import { dataConformance } from './fuse-conformance-data.ts'
 import { lifeConformance } from './fuse-conformance-life.ts'
@@ -110,7 +110,8 @@ async function makeFuse(
     mount = await start(filesystem, options)
   } catch (error) {
     await io.shutdown()
-    rmSync(folder, { recursive: true, force: true })
+    // By another process: who knows what is mounted there now.
+    await tool('rmdir', path, folder)
     throw error
   }
   const probe = new Probe()

@@ -27,7 +27,7 @@ const NAME_BYTES_MAX = 255
 const PERMISSION_BITS = 0o7777
 const UNCHANGED_ID = 0xffffffff
 const UINT32_MAX = 0xffffffff
-/** Shown to whoever asks who is using a disk; libfuse knows the process, fuse-native does not say. */
+/** Shown to whoever asks who uses a disk; libfuse knows the process, fuse-native does not say. */
 const CLIENT = 'fuse'
 /** The kernel asks for attributes of other kinds at every write. */
 const OWN_ATTRIBUTES = 'user.varve.'

@@ -13,7 +13,7 @@ import type { Io } from '../../io/io.ts'
 import type { FuseNative } from './fuse-native.ts'
 import { createFuseNative, MOUNT_PATH_BYTES_MAX, OPTION_TEXT_BYTES_MAX } from './fuse-native.ts'
 import { LibfuseCalls } from './libfuse-calls.ts'
-import { detach, mountedAt, prepareMountPoint } from './mount-point.ts'
+import { detach, FILESYSTEM_TYPE, mountedAt, prepareMountPoint } from './mount-point.ts'
 import type { FileOperations } from './operations.ts'
 import type { FuseMount, FuseMountOptions } from './transport.ts'
 
@@ -147,6 +147,8 @@ export async function startLibfuseMount(
   try {
     await fuse.mount()
   } catch (cause) {
+    // libfuse may have mounted before it failed; whoever looked there would wait for ever.
+    if ((await mountedAt(mountPath))?.type === FILESYSTEM_TYPE) await detach(mountPath, true)
     throw mountRefused(options, cause)
   }
   const descriptor = [...(await openDevices())].find((name) => !before.has(name))
