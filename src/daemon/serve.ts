@@ -12,6 +12,7 @@ import type { ControlLog } from './control-server.ts'
 import { FuseMounts } from './fuse-mounts.ts'
 import { openHost } from './host.ts'
 import type { Host, IoKind } from './host.ts'
+import { LocalDevices } from './local-devices.ts'
 import { LocalService } from './local-service.ts'
 import { openPool } from './open-pool.ts'
 import { controlSocketPath } from './open-service.ts'
@@ -86,7 +87,7 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
       seeker: host.seeker,
       status,
       filesystems,
-      devices,
+      devices: new LocalDevices(devices, pool),
       close: () => Promise.resolve(),
     })
     const controlPath = controlSocketPath(path)

@@ -216,6 +216,9 @@ export class HostDevices {
       for (const device of this.#devices) {
         if (device.diskId !== disk?.id || device.partition !== null) continue
         if (device.kind !== 'loop') continue
+        // The kernel believes the size of a file that it has looked at for a while.
+        const fresh = ['--cached=never', '--', await this.#files.pathOf(name)]
+        await attempt(this.#world, 'stat', fresh, QUICK_TIMEOUT_MS)
         const args = ['--set-capacity', device.path]
         const complaint = await attempt(this.#world, 'losetup', args, QUICK_TIMEOUT_MS)
         if (complaint === null) continue
@@ -416,7 +419,13 @@ export class HostDevices {
     })
     if (there === undefined) return this.#makeWhole(name, disk, settings)
     // Two devices on one disk would each have a page cache, and lose what the other writes.
-    if (there.isDraining) throw busy(name, [`${there.path}, which is being detached`])
+    if (there.isDraining) {
+      await this.#drop(there)
+      if (there.isDraining && this.#devices.includes(there)) {
+        throw busy(name, [`${there.path}, which is being detached`])
+      }
+      return this.#makeWhole(name, disk, settings)
+    }
     if (there.readOnly !== settings.readOnly) {
       const how = there.readOnly ? 'read-only' : 'writable'
       throw busy(name, [`${there.path}, where it is ${how}`])

@@ -3,8 +3,7 @@
  * ENOTCONN, loop devices on files in it, and mounts of these. It is found by looking at the host
  * alone, for whoever knew about it is gone; and taken away from the top down.
  */
-import { writeFile } from 'node:fs/promises'
-import { FUSE_TYPE, QUICK_TIMEOUT_MS, attempt, dropLoop } from './actions.ts'
+import { FUSE_TYPE, QUICK_TIMEOUT_MS, attempt, dropLoop, topMount } from './actions.ts'
 import type { LoopDevice } from './loop-devices.ts'
 import type { MountEntry } from '../base/mount-table.ts'
 import { isBelow } from '../base/mount-table.ts'
@@ -15,8 +14,8 @@ export interface StaleThing {
   /** A mount point or a device. */
   subject: string
   fact: string
-  /** Of a filesystem that does not answer: its number under /sys/fs/fuse/connections. */
-  connection: number | null
+  /** A filesystem that does not answer: whoever waits for it is told first. */
+  isHung: boolean
   /** Of a device: itself, and not a later one of the same path. */
   loop: LoopDevice | null
 }
@@ -29,8 +28,8 @@ export interface FixStep {
   failure: string | null
 }
 
-/** A server answers such a question in a few milliseconds. */
-const LOOK_TIMEOUT_MS = 3000
+/** A server answers such a question in a few milliseconds; a host may be very busy. */
+const LOOK_TIMEOUT_MS = 10_000
 /** What a dead server's filesystem says (ENOTCONN), in the C locale. */
 const NOT_CONNECTED = /Transport endpoint is not connected|Software caused connection abort/
 
@@ -54,7 +53,7 @@ export async function findStale(
       kind: 'filesystem',
       subject: mount.directory,
       fact: `the server of ${mount.source} ${how}`,
-      connection: life === 'hung' ? Number(mount.deviceNumber.split(':')[1]) : null,
+      isHung: life === 'hung',
       loop: null,
     })
   }
@@ -64,7 +63,7 @@ export async function findStale(
     .filter(({ source }) => paths.has(source))
     .map((mount): StaleThing => {
       const fact = `${mount.type} on ${mount.source}, which gives errors`
-      return { kind: 'mount', subject: mount.directory, fact, connection: null, loop: null }
+      return { kind: 'mount', subject: mount.directory, fact, isHung: false, loop: null }
     })
   return [...inside.toReversed(), ...devices.toReversed(), ...filesystems.toReversed()]
 }
@@ -98,7 +97,7 @@ async function staleDevices(
     if (!isOurs || (await canBeRead(world, loop))) continue
     const end = loop.isDraining ? '; it goes when its last user does' : ''
     const fact = `on ${loop.backingPath}, which nobody serves${end}`
-    found.push({ kind: 'device', subject: loop.path, fact, connection: null, loop })
+    found.push({ kind: 'device', subject: loop.path, fact, isHung: false, loop })
   }
   return found
 }
@@ -121,27 +120,21 @@ async function canBeRead(world: HostWorld, { path }: LoopDevice): Promise<boolea
 export async function fixStale(
   world: HostWorld,
   things: readonly StaleThing[],
-  abortConnection: (connection: number) => Promise<void> = abortFuseConnection,
 ): Promise<FixStep[]> {
   const steps: FixStep[] = []
-  for (const { connection, subject } of things) {
-    if (connection === null) continue
-    const failure = await abortConnection(connection).then(
-      () => null,
-      (error: unknown) => String(error),
-    )
-    steps.push({ subject, action: 'end the connection', failure })
+  for (const { subject, isHung } of things) {
+    if (!isHung) continue
+    // Ends the connection even where it cannot unmount: whoever waits gets ECONNABORTED.
+    await attempt(world, 'umount', ['--force', '--', subject], QUICK_TIMEOUT_MS)
+    steps.push({ subject, action: 'end the connection', failure: null })
   }
-  for (const { subject, loop } of things) {
+  for (const { subject, loop, isHung } of things) {
     if (loop !== null) steps.push(await detach(world, loop))
-    else steps.push(...(await unmount(world, subject)))
+    else if (!isHung || topMount(await world.mounts(), subject) !== null) {
+      steps.push(...(await unmount(world, subject)))
+    }
   }
   return steps
-}
-
-/** Everything that waits for an answer gets ECONNABORTED. */
-function abortFuseConnection(connection: number): Promise<void> {
-  return writeFile(`/sys/fs/fuse/connections/${connection}/abort`, '1')
 }
 
 async function detach(world: HostWorld, loop: LoopDevice): Promise<FixStep> {

@@ -293,11 +293,7 @@ t.test('what a dead server left is found, and taken away from the top down', asy
     ],
   )
   host.usersOf.set('/mnt/a', ['bash'])
-  const aborted: number[] = []
-  const steps = await fixStale(world, stale, async (connection) => {
-    aborted.push(connection)
-  })
-  t.strictSame(aborted, [46], 'the number is the minor of the mount')
+  const steps = await fixStale(world, stale)
   t.strictSame(
     steps.map(({ action, subject, failure }) => [action, subject, failure === null]),
     [
@@ -307,7 +303,6 @@ t.test('what a dead server left is found, and taken away from the top down', asy
       ['unmount lazily', '/mnt/a', true],
       ['detach', '/dev/loop1', true],
       ['detach', '/dev/loop0', true],
-      ['unmount', '/hung', true],
       ['unmount', '/dead', true],
     ],
   )
