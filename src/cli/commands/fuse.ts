@@ -24,11 +24,11 @@ export function registerFuse(program: Command, cli: Cli): void {
     .command('fuse')
     .summary('show the pool as a filesystem')
     .description(
-      'Mounts the pool on a folder: volumes/NAME are the bytes of the volumes, to read and write; ' +
-        'snapshots/NAME/SNAPSHOT/disk those of the snapshots, to read. `truncate` resizes, `rm` ' +
-        'removes, `mkdir snapshots/NAME/SNAPSHOT` takes a snapshot and `rmdir` removes it. Where a ' +
-        '`varve serve` runs, it does the mounting; else this command serves, until it is told to ' +
-        'stop, all that `varve serve` would.',
+      'Mounts the pool on a folder: volumes/NAME are the bytes of the volumes, to read and ' +
+        'write; snapshots/NAME/SNAPSHOT/disk those of the snapshots, to read. `truncate` ' +
+        'resizes, `rm` removes, `mkdir snapshots/NAME/SNAPSHOT` takes a snapshot and `rmdir` ' +
+        'removes it. Where a `varve serve` runs, it does the mounting; else this command serves ' +
+        'all that `varve serve` would, until it is told to stop.',
     )
     .argument('[folder]', 'that is there')
     .addOption(fuseTransportOption())
