@@ -281,6 +281,8 @@ t.test('after any actions, in any order and at once, closing leaves an empty hos
       host.failAt = -1
       const loops = new Set(host.loopTable.map(({ path }) => path))
       if (shown.some(({ device }) => !loops.has(device))) return false
+      const places = host.loopTable.map((loop) => `${loop.backingPath} ${loop.offsetBytes}`)
+      if (new Set(places).size < places.length) return false
       await devices.close()
       const { mounts } = host.left()
       // A device whose removal failed when the tool did is tried again by closing.

@@ -93,6 +93,8 @@ export class FakeHost implements HostWorld, DiskFiles {
 
   readonly run = async (tool: Tool, args: readonly string[]): Promise<CommandResult> => {
     const index = this.commands.push([tool, ...args].join(' ')) - 1
+    // Other actions come in between wherever they may.
+    await new Promise((resolve) => setImmediate(resolve))
     if (index === this.failAt) return answer(1, '', `${tool}: made to fail`)
     switch (tool) {
       case 'losetup':
