@@ -2,10 +2,11 @@
  * The FUSE filesystems of a pool that this process serves: those asked for, and one of its own in
  * the pool's folder, made when a block device wants a disk as a file and none is mounted yet.
  */
-import { mkdir } from 'node:fs/promises'
+import { mkdir, realpath } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import type { FuseRequest, MountedFilesystem } from '../api/shapes.ts'
 import { OperatingError } from '../base/errors.ts'
+import { isBelow } from '../base/mount-table.ts'
 import type { DiskEntry, DiskTree } from '../export/fuse/disk-tree.ts'
 import { PoolFilesystem } from '../export/fuse/filesystem.ts'
 import { SNAPSHOT_FILE_NAME } from '../export/fuse/nodes.ts'
@@ -75,10 +76,22 @@ export class FuseMounts implements DiskFiles {
     })
   }
 
-  /** Unmounts all, last mounted first; rejects `busy` at the first that is in use. */
+  /**
+   * Unmounts all, last mounted first; rejects `busy` at the first that is in use. Forced, goes on
+   * to the last whatever fails.
+   */
   close(isForced: boolean): Promise<void> {
     return this.#inOrder(async () => {
-      for (const one of [...this.#mounted].reverse()) await this.#unmount(one, isForced)
+      const failures: unknown[] = []
+      for (const one of [...this.#mounted].reverse()) {
+        try {
+          await this.#unmount(one, isForced)
+        } catch (error) {
+          if (!isForced) throw error
+          failures.push(error)
+        }
+      }
+      if (failures.length > 0) throw failures[0] as Error
     })
   }
 
@@ -125,6 +138,7 @@ export class FuseMounts implements DiskFiles {
   async #mount(request: FuseRequest, isOwn: boolean): Promise<Mounted> {
     const { allowOther } = request
     const io = this.#io
+    await verifyPlace(this.#poolPath, resolve(request.path))
     const owner = { userId: process.geteuid?.() ?? 0, groupId: process.getegid?.() ?? 0 }
     const startedMs = io.wallClockMs()
     const filesystem = new PoolFilesystem(this.#tree, owner, {
@@ -163,6 +177,19 @@ export class FuseMounts implements DiskFiles {
     this.#last = result.catch(() => undefined)
     return result
   }
+}
+
+/** A mount that hides the pool's files takes the pool from under its own server. */
+async function verifyPlace(poolPath: string, mountPath: string): Promise<void> {
+  const pool = await realpath(poolPath)
+  // Whether it is there at all, the transport looks.
+  const place = await realpath(mountPath).catch(() => mountPath)
+  const isInPool = isBelow(place, pool) && place !== join(pool, OWN_FOLDER)
+  if (!isInPool && !isBelow(pool, place)) return
+  throw new OperatingError('usage', `a mount at ${mountPath} would hide files of the pool`, {
+    hint: 'Name a folder that is not in the pool, nor the pool in it.',
+    details: { path: mountPath },
+  })
 }
 
 /** The kernel's protocol where io_uring is to be had; libfuse otherwise. */

@@ -5,14 +5,16 @@
  * and an idle one costs nothing. A read that finds nothing costs a fraction of a system call.
  *
  * The descriptor is nonblocking because a poll that says "readable" is no promise: a request can
- * be withdrawn before the read, which would then hang in the kernel.
+ * be withdrawn before the read, which would then hang in the kernel. What a read does that finds
+ * nothing is the kernel's choice: older ones answer -EAGAIN, later ones let it wait for the next
+ * message as well. So the end cancels all reads, not only the one that was meant to wait.
  */
 import { assert } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
 import type { Binding } from '../native/binding.ts'
 import type { IoCompletion, TurnHook } from './io.ts'
 import type { MessageDevice, MessageOwner } from './messages.ts'
-import type { Ring } from './ring.ts'
+import type { Ring, Waiter } from './ring.ts'
 
 /** Beside the one that waits. */
 const EXTRA_READS_MAX = 31
@@ -25,7 +27,7 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
   readonly #ring: Ring
   readonly #binding: Binding
   readonly #pairs = new Uint32Array(2 * PIECES_PER_SLOT)
-  /** Reads that do not wait, next time. */
+  /** Reads beside the leader, next time. */
   #extraCount = 0
   /** Of the reads begun together: how many found a message. */
   #foundCount = 0
@@ -34,8 +36,8 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
   #sendingCount = 0
   /** The read that waits; NO_SLOT while there is none. */
   #leader = NO_SLOT
-  /** In the ring, of the leader's poll; NO_SLOT once it has completed. */
-  #waiting = NO_SLOT
+  /** In the ring, by the owner's slot: of the read into it; NO_SLOT while there is none. */
+  readonly #reads: number[] = []
   #isClosing = false
   #isEnded = false
   /** Negative errno of the device's end. */
@@ -60,15 +62,14 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
   }
 
   close(): void {
-    if (this.#isClosing) return
-    this.#isClosing = true
-    if (this.#waiting !== NO_SLOT) this.#ring.cancel(this.#waiting)
+    this.#cancelReads()
     // The end is told in a turn of its own, never inside this call.
     this.#ring.atTurnEnd(this)
   }
 
   ioComplete(slot: number, result: number): void {
     this.#inFlightCount -= 1
+    this.#reads[slot] = NO_SLOT
     if (slot === this.#leader) this.#leader = NO_SLOT
     if (result > 0) {
       this.#foundCount += 1
@@ -106,9 +107,10 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
     },
   }
 
-  readonly #poll: IoCompletion = {
+  readonly #poll: Waiter = {
+    slot: NO_SLOT,
     ioComplete: () => {
-      this.#waiting = NO_SLOT
+      this.#poll.slot = NO_SLOT
       if (this.#isClosing) this.#ring.atTurnEnd(this)
     },
   }
@@ -123,27 +125,30 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
     this.#failure ||= result === 0 ? -Errno.ENODEV : result
   }
 
-  #take(waiter: IoCompletion | null): boolean {
+  #take(waiter: Waiter | null): boolean {
     const slot = this.#owner.takeSlot()
     if (slot === NO_SLOT) return false
     this.#owner.describeSlot(slot, this.#pairs)
     this.#inFlightCount += 1
-    if (waiter === null) {
-      this.#ring.take(this.#fd, this.#pairs, PIECES_PER_SLOT, this, slot, null)
-    } else {
-      this.#leader = slot
-      this.#waiting = this.#ring.take(this.#fd, this.#pairs, PIECES_PER_SLOT, this, slot, waiter)
-    }
+    if (waiter !== null) this.#leader = slot
+    this.#reads[slot] = this.#ring.take(this.#fd, this.#pairs, PIECES_PER_SLOT, this, slot, waiter)
     return true
   }
 
+  /** All of them, once: those beside the leader may be waiting as well. */
+  #cancelReads(): void {
+    if (this.#isClosing) return
+    this.#isClosing = true
+    if (this.#poll.slot !== NO_SLOT) this.#ring.cancel(this.#poll.slot)
+    this.#reads.forEach((read) => {
+      if (read !== NO_SLOT) this.#ring.cancel(read)
+    })
+  }
+
   #endIfIdle(): void {
-    if (this.#waiting !== NO_SLOT && !this.#isClosing) {
-      this.#isClosing = true
-      this.#ring.cancel(this.#waiting)
-    }
+    this.#cancelReads()
     // The number of a closed descriptor can become another file's.
-    if (this.#inFlightCount > 0 || this.#sendingCount > 0 || this.#waiting !== NO_SLOT) return
+    if (this.#inFlightCount > 0 || this.#sendingCount > 0 || this.#poll.slot !== NO_SLOT) return
     this.#isEnded = true
     this.#binding.closeFd(this.#fd)
     this.#owner.ended(this.#failure)

@@ -81,6 +81,12 @@ function slotArrays(count: number): SlotArrays {
   }
 }
 
+/** What a `take` waits with. */
+export interface Waiter extends IoCompletion {
+  /** Set by `take`. */
+  slot: number
+}
+
 export class Ring {
   readonly #binding: Binding
   readonly arena: Arena
@@ -181,7 +187,7 @@ export class Ring {
     count: number,
     completion: IoCompletion,
     tag: number,
-  ): void {
+  ): number {
     assert(count > 0 && count <= PIECES_PER_CALL_MAX, 'an operation has 1 to 1024 pieces')
     const header = this.#header
     const isFull =
@@ -200,11 +206,13 @@ export class Ring {
     this.#operations[at + 5] = start
     this.#operations[at + 6] = count
     header[HEADER_PAIRS] += count
+    return slot
   }
 
   /**
-   * Takes one message of a device into `count` pieces; -EAGAIN when none is there. With `waiter`,
-   * waits until one is: the wait completes to it and can be cancelled by the slot returned.
+   * Takes one message of a device into `count` pieces. Returns what `cancel` takes. When none is
+   * there, the kernel may answer -EAGAIN or may wait for one; with `waiter` it waits. That wait is
+   * an operation of its own, completes to the waiter, and is cancelled by the waiter's slot.
    */
   take(
     fd: number,
@@ -212,30 +220,22 @@ export class Ring {
     count: number,
     completion: IoCompletion,
     tag: number,
-    waiter: IoCompletion | null,
+    waiter: Waiter | null,
   ): number {
     const header = this.#header
     const isFull =
       header[HEADER_QUEUED] + 2 > OPERATIONS_MAX || header[HEADER_PAIRS] + count > PAIRS_MAX
     // A wait and what it waits for go to the kernel together.
     if (isFull) this.#submitNow()
-    let waiting = NO_SLOT
     if (waiter !== null) {
-      waiting = this.#takeSlot(KIND_AWAIT, waiter, 0)
-      this.#queue(KIND_AWAIT, fd, waiting, 0, 0)
+      waiter.slot = this.#takeSlot(KIND_AWAIT, waiter, 0)
+      this.#queue(KIND_AWAIT, fd, waiter.slot, 0, 0)
     }
-    this.#queueVectored(KIND_TAKE, fd, pairs, 0, count, completion, tag)
-    return waiting
+    return this.#queueVectored(KIND_TAKE, fd, pairs, 0, count, completion, tag)
   }
 
   /** Writes one message of `count` pieces to a device. */
-  put(
-    fd: number,
-    pairs: Uint32Array,
-    count: number,
-    completion: IoCompletion,
-    tag: number,
-  ): void {
+  put(fd: number, pairs: Uint32Array, count: number, completion: IoCompletion, tag: number): void {
     this.#queueVectored(KIND_PUT, fd, pairs, 0, count, completion, tag)
   }
 

@@ -32,6 +32,8 @@ export interface FuseCapabilities {
   modifiedTimeAlone: boolean
   /** When a disk was made is told by statx(2). */
   birthTime: boolean
+  /** A force ends what was unmounted by others while files were open. */
+  endsUnseen: boolean
 }
 
 export interface FuseUnderTest {
@@ -39,6 +41,8 @@ export interface FuseUnderTest {
   tree: MemoryTree
   filesystem: PoolFilesystem
   mount: FuseMount
+  /** For another mount. */
+  start: StartFuseMount
   /** The mounted folder. */
   path: string
   probe: Probe
@@ -128,6 +132,7 @@ async function makeFuse(
     tree,
     filesystem,
     mount,
+    start,
     path,
     probe,
     capabilities,

@@ -12,6 +12,7 @@ const CAPABILITIES: FuseCapabilities = {
   sharedCopy: true,
   modifiedTimeAlone: true,
   birthTime: true,
+  endsUnseen: true,
 }
 
 await t.test("the kernel's own protocol is the filesystem", { skip: whyNoFuse() ?? false }, (t) => {

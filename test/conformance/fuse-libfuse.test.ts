@@ -13,6 +13,8 @@ const CAPABILITIES: FuseCapabilities = {
   sharedCopy: false,
   modifiedTimeAlone: false,
   birthTime: false,
+  // Needs /sys/fs/fuse/connections, which may not be mounted.
+  endsUnseen: false,
 }
 
 const skip = whyNoFuse() ?? false

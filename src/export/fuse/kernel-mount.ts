@@ -7,6 +7,7 @@ import { writeFile } from 'node:fs/promises'
 import { must } from '../../base/assert.ts'
 import { Errno, OperatingError } from '../../base/errors.ts'
 import { KIB } from '../../base/units.ts'
+import type { Io } from '../../io/io.ts'
 import type { MessageDevice, MessageOwner } from '../../io/messages.ts'
 import { tryLoadBinding } from '../../native/binding.ts'
 import type { SessionOwner } from './kernel-session.ts'
@@ -18,13 +19,18 @@ import type { FuseMount, FuseMountOptions } from './transport.ts'
 
 /** The kernel asks at once; nothing else can be on the device before. */
 const INIT_TIMEOUT_MS = 10_000
+/** The kernel lets go of an unmounted filesystem at once, unless someone still holds it. */
+const LET_GO_TIMEOUT_MS = 3_000
 const LITTLE_ENDIAN: boolean = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 
 class KernelMount implements FuseMount, MessageOwner, SessionOwner {
   readonly transport = 'native'
   readonly mountPath: string
+  readonly #io: Io
   readonly #slots: Slots
   readonly #session: KernelSession
+  /** Of the mounted filesystem; null before. */
+  #deviceNumber: string | null = null
   #device: MessageDevice | null = null
   #isOver = false
   #isUnmounting = false
@@ -35,7 +41,8 @@ class KernelMount implements FuseMount, MessageOwner, SessionOwner {
   #onInitialized: (errno: number) => void = () => undefined
   #onOver: () => void = () => undefined
 
-  constructor(mountPath: string, slots: Slots, operations: FileOperations) {
+  constructor(io: Io, mountPath: string, slots: Slots, operations: FileOperations) {
+    this.#io = io
     this.mountPath = mountPath
     this.#slots = slots
     this.#session = new KernelSession(slots, operations, this)
@@ -43,8 +50,9 @@ class KernelMount implements FuseMount, MessageOwner, SessionOwner {
     this.#over = new Promise((resolve) => (this.#onOver = resolve))
   }
 
-  start(device: MessageDevice): void {
+  async start(device: MessageDevice): Promise<void> {
     this.#device = device
+    this.#deviceNumber = (await mountedAt(this.mountPath))?.deviceNumber ?? null
   }
 
   onEnd(listener: (reason: string) => void): void {
@@ -56,18 +64,14 @@ class KernelMount implements FuseMount, MessageOwner, SessionOwner {
   }
 
   async unmount(force: boolean): Promise<void> {
-    if (!this.#isOver) {
-      this.#isUnmounting = true
-      try {
-        await detach(this.mountPath, force)
-      } catch (error) {
-        this.#isUnmounting = false
-        throw error
-      }
-      // Files still open keep a forced mount alive; closing the device gives them errors.
-      if (force) this.#device?.close()
+    if (this.#isOver) return
+    this.#isUnmounting = true
+    try {
+      if (force) await this.#endByForce()
+      else await this.#endIfUnused()
+    } finally {
+      this.#isUnmounting = false
     }
-    await this.#over
   }
 
   takeSlot(): number {
@@ -115,19 +119,58 @@ class KernelMount implements FuseMount, MessageOwner, SessionOwner {
   ended(result: number): void {
     const isOutside = !this.#isUnmounting
     this.#device = null
-    this.#session.end().then(
-      () => {
-        this.#slots.close()
-        this.#isOver = true
-        this.#onOver()
-        if (!isOutside) return
-        const isUnmounted = result === 0 || result === -Errno.ENODEV
-        const fact = isUnmounted ? 'was unmounted' : `broke with errno ${-result}`
-        this.#reason = `the filesystem at ${this.mountPath} ${fact}`
-        this.#listener?.(this.#reason)
-      },
-      (error: unknown) => this.failed(error),
-    )
+    this.#onInitialized(result === 0 ? Errno.ENODEV : -result)
+    this.#end(isOutside, result).catch((error: unknown) => this.failed(error))
+  }
+
+  async #end(isOutside: boolean, result: number): Promise<void> {
+    await this.#session.end()
+    this.#slots.close()
+    // Of a connection that was aborted the mount stays, and gives whoever looks there errors.
+    const isLeft = isOutside && (await this.#isOnTop())
+    if (isLeft) await detach(this.mountPath, true).catch(() => undefined)
+    this.#isOver = true
+    this.#onOver()
+    if (!isOutside) return
+    const isUnmounted = !isLeft && (result === 0 || result === -Errno.ENODEV)
+    const fact = isUnmounted ? 'was unmounted' : `was aborted (errno ${-result})`
+    this.#reason = `the filesystem at ${this.mountPath} ${fact}`
+    this.#listener?.(this.#reason)
+  }
+
+  /** Rejects `busy` while anything holds the filesystem, seen here or not. */
+  async #endIfUnused(): Promise<void> {
+    if (await this.#isOnTop()) await detach(this.mountPath, false)
+    // Unmounted lazily by someone, hidden under another mount, or seen in another namespace: then
+    // files may be open that no folder of ours leads to.
+    if (await this.#isOverWithin(LET_GO_TIMEOUT_MS)) return
+    throw new OperatingError('busy', `something still holds the files of ${this.mountPath}`, {
+      hint: 'It is unmounted, and goes when they are closed.',
+    })
+  }
+
+  /** Closing the device gives errors to whoever still has files open. */
+  async #endByForce(): Promise<void> {
+    try {
+      if (await this.#isOnTop()) await detach(this.mountPath, true)
+    } finally {
+      this.#device?.close()
+      await this.#over
+    }
+  }
+
+  /** Whether the mount at our path is ours: nobody else's is taken away. */
+  async #isOnTop(): Promise<boolean> {
+    const mounted = await mountedAt(this.mountPath)
+    return mounted !== null && mounted.deviceNumber === this.#deviceNumber
+  }
+
+  async #isOverWithin(timeoutMs: number): Promise<boolean> {
+    let cancel = (): void => undefined
+    const late = new Promise<void>((resolve) => (cancel = this.#io.setTimer(timeoutMs, resolve)))
+    await Promise.race([this.#over, late])
+    cancel()
+    return this.#isOver
   }
 }
 
@@ -150,7 +193,7 @@ export async function startKernelMount(
       hint: 'One mount shows the whole pool.',
     })
   }
-  const mount = new KernelMount(mountPath, slots, operations)
+  const mount = new KernelMount(io, mountPath, slots, operations)
   let fd: number
   try {
     fd = await attach(binding, { ...options, mountPath })
@@ -158,8 +201,8 @@ export async function startKernelMount(
     slots.close()
     throw error
   }
-  mount.start(must(io.openMessages(fd, mount), 'messages through the ring'))
-  const errno = await Promise.race([mount.initialization, timeout(options)])
+  await mount.start(must(io.openMessages(fd, mount), 'messages through the ring'))
+  const errno = await initialized(mount, io)
   if (errno !== 0) {
     await mount.unmount(true)
     throw new OperatingError('unsupported', 'this kernel and varve share no FUSE protocol', {
@@ -171,11 +214,16 @@ export async function startKernelMount(
   return mount
 }
 
-function timeout(options: FuseMountOptions): Promise<number> {
+/** 0, or why the kernel and we did not come to terms. */
+async function initialized(mount: KernelMount, io: Io): Promise<number> {
   const ETIMEDOUT = 110
-  return new Promise((resolve) => {
-    options.io.setTimer(INIT_TIMEOUT_MS, () => resolve(ETIMEDOUT))
+  let cancel = (): void => undefined
+  const late = new Promise<number>((resolve) => {
+    cancel = io.setTimer(INIT_TIMEOUT_MS, () => resolve(ETIMEDOUT))
   })
+  const errno = await Promise.race([mount.initialization, late])
+  cancel()
+  return errno
 }
 
 /**

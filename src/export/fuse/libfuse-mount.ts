@@ -33,8 +33,8 @@ class LibfuseMount implements FuseMount {
   readonly #calls: LibfuseCalls
   /** As a link in /proc/self/fd. */
   readonly #descriptor: string
-  /** Number of the connection in /sys/fs/fuse/connections. */
-  readonly #connection: string
+  /** Of the mounted filesystem, "0:NUMBER". */
+  readonly #deviceNumber: string
   readonly #over: Promise<void>
   #onOver: () => void = () => undefined
   #isOver = false
@@ -49,14 +49,14 @@ class LibfuseMount implements FuseMount {
     fuse: FuseNative,
     calls: LibfuseCalls,
     descriptor: string,
-    connection: string,
+    deviceNumber: string,
   ) {
     this.#io = io
     this.mountPath = mountPath
     this.#fuse = fuse
     this.#calls = calls
     this.#descriptor = descriptor
-    this.#connection = connection
+    this.#deviceNumber = deviceNumber
     this.#over = new Promise((resolve) => (this.#onOver = resolve))
     this.#watch()
   }
@@ -73,11 +73,9 @@ class LibfuseMount implements FuseMount {
     this.#unmountingCount += 1
     this.#watch()
     try {
-      await detach(this.mountPath, force)
+      if (await this.#isOnTop()) await detach(this.mountPath, force)
       // Files still open keep a forced mount alive, as another mount namespace keeps any.
       if (force) await this.#abort()
-      if (await this.#isOverWithin(LET_GO_TIMEOUT_MS)) return
-      await this.#abort()
       if (await this.#isOverWithin(LET_GO_TIMEOUT_MS)) return
       throw new OperatingError('busy', `something still holds the files of ${this.mountPath}`, {
         hint: 'It is unmounted, and goes when they are closed.',
@@ -88,8 +86,9 @@ class LibfuseMount implements FuseMount {
   }
 
   async #abort(): Promise<void> {
+    const [, connection] = this.#deviceNumber.split(':')
     try {
-      await writeFile(`/sys/fs/fuse/connections/${this.#connection}/abort`, '1')
+      await writeFile(`/sys/fs/fuse/connections/${connection}/abort`, '1')
     } catch {
       // Gone already, or /sys/fs/fuse/connections is not mounted: then we can only wait.
     }
@@ -114,9 +113,18 @@ class LibfuseMount implements FuseMount {
     const isOutside = this.#unmountingCount === 0
     // Closed after the last of libfuse's threads has gone; a reply may still have to settle here.
     const isGone = !(await isDevice(this.#descriptor)) && this.#calls.isIdle
+    if (isGone && isOutside && (await this.#isOnTop())) {
+      // Of a connection that was aborted the mount stays, and gives whoever looks there errors.
+      await detach(this.mountPath, true).catch(() => undefined)
+    }
     if (this.#isOver) return
     if (isGone) this.#end(isOutside)
     else this.#watch()
+  }
+
+  /** Whether the mount at our path is ours: nobody else's is taken away. */
+  async #isOnTop(): Promise<boolean> {
+    return (await mountedAt(this.mountPath))?.deviceNumber === this.#deviceNumber
   }
 
   #end(isOutside: boolean): void {
@@ -152,15 +160,14 @@ export async function startLibfuseMount(
     throw mountRefused(options, cause)
   }
   const descriptor = [...(await openDevices())].find((name) => !before.has(name))
-  const mounted = await mountedAt(mountPath)
-  const [, connection] = must(mounted, 'what was just mounted').deviceNumber.split(':')
+  const { deviceNumber } = must(await mountedAt(mountPath), 'what was just mounted')
   return new LibfuseMount(
     io,
     mountPath,
     fuse,
     calls,
     must(descriptor, "the mount's open device"),
-    connection,
+    deviceNumber,
   )
 }
 

@@ -6,8 +6,9 @@ import { execFile, spawn } from 'node:child_process'
 import { readFile, realpath, stat } from 'node:fs/promises'
 import { Errno, OperatingError } from '../../base/errors.ts'
 import type { MountEntry } from '../../base/mount-table.ts'
-import { parseMountTable } from '../../base/mount-table.ts'
+import { mountOf, parseMountTable } from '../../base/mount-table.ts'
 import type { Binding } from '../../native/binding.ts'
+import { BODY_BYTES } from './slots.ts'
 import type { FuseMountOptions } from './transport.ts'
 
 export const FILESYSTEM_TYPE = 'fuse.varve'
@@ -16,11 +17,17 @@ const DEVICE = '/dev/fuse'
 const COMMAND_TIMEOUT_MS = 30_000
 /** A mount whose server is gone answers at once; one that does not is alive, or worse. */
 const PROBE_TIMEOUT_MS = 2_000
+/** The kernel counts requests in pages, which can be larger than ours; a read cut short is its end. */
+const MAX_READ = `max_read=${BODY_BYTES}`
 const ENOTCONN_TEXT = 'not connected'
+
+async function mountTable(): Promise<MountEntry[]> {
+  return parseMountTable(await readFile('/proc/self/mountinfo', 'utf8'))
+}
 
 /** What is mounted at `path` itself, on top; null for nothing. */
 export async function mountedAt(path: string): Promise<MountEntry | null> {
-  const table = parseMountTable(await readFile('/proc/self/mountinfo', 'utf8'))
+  const table = await mountTable()
   return table.findLast(({ directory }) => directory === path) ?? null
 }
 
@@ -52,7 +59,16 @@ export async function prepareMountPoint(path: string): Promise<string> {
     })
   }
   if (real !== path) return prepareMountPoint(real)
+  if (mountOf(await mountTable(), real)?.type === FILESYSTEM_TYPE) throw insideOf(real)
   return real
+}
+
+/** mount(2) walks the path on the thread that serves: in a mount of its own it waits for itself. */
+function insideOf(path: string): OperatingError {
+  return new OperatingError('usage', `${path} lies in a mounted pool`, {
+    hint: 'Name a folder outside of it.',
+    details: { path },
+  })
 }
 
 function notFolder(path: string): OperatingError {
@@ -87,6 +103,7 @@ function attachAsRoot(binding: Binding, options: FuseMountOptions): number {
     `user_id=${process.geteuid?.() ?? 0}`,
     `group_id=${process.getegid?.() ?? 0}`,
     'default_permissions',
+    MAX_READ,
   ]
   if (options.allowOther) words.push('allow_other')
   const { sourceName, mountPath } = options
@@ -119,7 +136,7 @@ async function attachAsUser(binding: Binding, options: FuseMountOptions): Promis
 function runFusermount(options: FuseMountOptions, socketFd: number): Promise<void> {
   // libfuse's way to have a comma in an option.
   const source = options.sourceName.replace(/[\\,]/g, '\\$&')
-  const words = [`fsname=${source}`, `subtype=${SUBTYPE}`, 'default_permissions']
+  const words = [`fsname=${source}`, `subtype=${SUBTYPE}`, 'default_permissions', MAX_READ]
   if (options.allowOther) words.push('allow_other')
   const child = spawn('fusermount3', ['-o', words.join(','), '--', options.mountPath], {
     stdio: ['ignore', 'ignore', 'pipe', socketFd],
