@@ -215,11 +215,45 @@ static napi_value ring_write(napi_env env, napi_callback_info info) {
   return varve_result(env, pwritev(varve_int(env, args[1]), vectors, (int)count, offset));
 }
 
+/*
+ * ringTake(ring, fd, pairs, count, results): one readv into each two pieces of `pairs`, until one
+ * fails. Returns how many succeeded; results[i] is the bytes of each, then the negative errno.
+ */
+static napi_value ring_take(napi_env env, napi_callback_info info) {
+  napi_value args[5];
+  if (!varve_args(env, info, 5, args)) return NULL;
+  struct ring *ring = ring_of(env, args[0]);
+  if (ring == NULL) return NULL;
+  size_t pairs_bytes, results_bytes;
+  uint32_t *pairs = (uint32_t *)varve_bytes(env, args[2], &pairs_bytes);
+  int32_t *results = (int32_t *)varve_bytes(env, args[4], &results_bytes);
+  int fd = varve_int(env, args[1]);
+  uint32_t count = (uint32_t)varve_int(env, args[3]);
+  if (pairs == NULL || (size_t)count * 16 > pairs_bytes || results == NULL ||
+      (size_t)count * 4 > results_bytes) {
+    return varve_number(env, -EINVAL);
+  }
+  uint32_t taken = 0;
+  while (taken < count) {
+    const uint32_t *pair = pairs + 4 * (size_t)taken;
+    struct iovec pieces[2] = {
+      {.iov_base = ring->arena + pair[0], .iov_len = pair[1]},
+      {.iov_base = ring->arena + pair[2], .iov_len = pair[3]},
+    };
+    ssize_t result = readv(fd, pieces, 2);
+    results[taken] = result < 0 ? -errno : (int32_t)result;
+    if (result < 0) break;
+    taken++;
+  }
+  return varve_number(env, taken);
+}
+
 const struct varve_export varve_ring_exports[] = {
   {"ringCreate", ring_create},
   {"ringSchedule", ring_schedule_call},
   {"ringSubmit", ring_submit_call},
   {"ringClose", ring_close_call},
   {"ringWrite", ring_write},
+  {"ringTake", ring_take},
   {NULL, NULL},
 };

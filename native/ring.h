@@ -26,7 +26,6 @@ enum {
   KIND_ACCEPT,
   KIND_CANCEL,
   KIND_AWAIT,
-  KIND_TAKE,
   KIND_PUT
 };
 

@@ -83,13 +83,8 @@ static void convert(struct ring *ring, uint32_t index, struct io_uring_sqe *sqe)
       sqe->addr = (uint32_t)op[OP_LENGTH];
       break;
     case KIND_AWAIT:
-      /* The operation behind it begins when there is something to read. */
       sqe->opcode = IORING_OP_POLL_ADD;
       sqe->poll32_events = poll_events(POLLIN);
-      sqe->flags = IOSQE_IO_LINK;
-      break;
-    case KIND_TAKE:
-      convert_vectored(ring, IORING_OP_READV, op, sqe);
       break;
     case KIND_PUT:
       convert_vectored(ring, IORING_OP_WRITEV, op, sqe);

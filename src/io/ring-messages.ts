@@ -1,43 +1,41 @@
 /**
- * Messages of a device through the ring. One read always waits for the device to become readable
- * (a poll linked to it, so that both take one trip into the kernel); beside it go as many reads
- * that do not wait as the last batch had messages, so that a busy device is emptied in one call
- * and an idle one costs nothing. A read that finds nothing costs a fraction of a system call.
+ * Messages of a device through the ring: a poll waits until there is one, then all there are come
+ * in one call of the addon, a readv each, and the next poll goes to the kernel with the replies.
+ *
+ * Reads in the ring were tried and are worse. What a read does that finds nothing is the kernel's
+ * choice: older ones answer -EAGAIN, later ones let it wait, so that many reads in flight are all
+ * woken for each message, find nothing but for one, and end up on the kernel's worker threads.
  *
  * The descriptor is nonblocking because a poll that says "readable" is no promise: a request can
- * be withdrawn before the read, which would then hang in the kernel. What a read does that finds
- * nothing is the kernel's choice: older ones answer -EAGAIN, later ones let it wait for the next
- * message as well. So the end cancels all reads, not only the one that was meant to wait.
+ * be withdrawn before the read, which would then hang in the kernel.
  */
 import { assert } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
 import type { Binding } from '../native/binding.ts'
 import type { IoCompletion, TurnHook } from './io.ts'
 import type { MessageDevice, MessageOwner } from './messages.ts'
-import type { Ring, Waiter } from './ring.ts'
+import type { Ring } from './ring.ts'
 
-/** Beside the one that waits. */
-const EXTRA_READS_MAX = 31
+/** Taken in one call. */
+const BATCH_COUNT_MAX = 32
 const NO_SLOT = -1
-const PIECES_PER_SLOT = 2
+const PAIR_WORDS_PER_SLOT = 4
 
 export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
   readonly #fd: number
   readonly #owner: MessageOwner
   readonly #ring: Ring
   readonly #binding: Binding
-  readonly #pairs = new Uint32Array(2 * PIECES_PER_SLOT)
-  /** Reads beside the leader, next time. */
-  #extraCount = 0
-  /** Of the reads begun together: how many found a message. */
-  #foundCount = 0
-  #missedCount = 0
-  #inFlightCount = 0
+  readonly #slots = new Int32Array(BATCH_COUNT_MAX)
+  readonly #pairs = new Uint32Array(BATCH_COUNT_MAX * PAIR_WORDS_PER_SLOT)
+  readonly #slotPairs: Uint32Array[] = []
+  readonly #results = new Int32Array(BATCH_COUNT_MAX)
+  /** How many to be ready for: one more than came last. */
+  #batchCount = 1
   #sendingCount = 0
-  /** The read that waits; NO_SLOT while there is none. */
-  #leader = NO_SLOT
-  /** In the ring, by the owner's slot: of the read into it; NO_SLOT while there is none. */
-  readonly #reads: number[] = []
+  /** The poll in the ring; NO_SLOT while there is none. */
+  #waiting = NO_SLOT
+  #isCancelled = false
   #isClosing = false
   #isEnded = false
   /** Negative errno of the device's end. */
@@ -48,11 +46,15 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
     this.#owner = owner
     this.#ring = ring
     this.#binding = binding
+    for (let index = 0; index < BATCH_COUNT_MAX; index++) {
+      const start = index * PAIR_WORDS_PER_SLOT
+      this.#slotPairs.push(this.#pairs.subarray(start, start + PAIR_WORDS_PER_SLOT))
+    }
     ring.atTurnEnd(this)
   }
 
   resume(): void {
-    if (this.#leader === NO_SLOT) this.#ring.atTurnEnd(this)
+    if (this.#waiting === NO_SLOT) this.#ring.atTurnEnd(this)
   }
 
   send(pairs: Uint32Array, count: number, tag: number): void {
@@ -62,41 +64,25 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
   }
 
   close(): void {
-    this.#cancelReads()
+    this.#isClosing = true
     // The end is told in a turn of its own, never inside this call.
     this.#ring.atTurnEnd(this)
   }
 
-  ioComplete(slot: number, result: number): void {
-    this.#inFlightCount -= 1
-    this.#reads[slot] = NO_SLOT
-    if (slot === this.#leader) this.#leader = NO_SLOT
-    if (result > 0) {
-      this.#foundCount += 1
-      this.#owner.message(slot, result)
-    } else {
-      this.#owner.returnSlot(slot)
-      this.#judge(result)
-    }
+  /** The poll has ended: there is something to read, or it was cancelled. */
+  ioComplete(): void {
+    this.#waiting = NO_SLOT
     this.#ring.atTurnEnd(this)
+    if (!this.#isClosing && this.#failure === 0) this.#drain()
   }
 
   turnEnd(): void {
     if (this.#isEnded) return
-    if (this.#isClosing || this.#failure !== 0) {
-      this.#endIfIdle()
-      return
+    if (this.#isClosing || this.#failure !== 0) this.#endIfIdle()
+    // Without a slot to put it in, no message is waited for.
+    else if (this.#waiting === NO_SLOT && this.#hasSlot()) {
+      this.#waiting = this.#ring.awaitReadable(this.#fd, this, 0)
     }
-    // The last batch goes on until all of it has come back.
-    if (this.#leader !== NO_SLOT) return
-    if (this.#missedCount > 0) this.#extraCount = Math.min(this.#foundCount, EXTRA_READS_MAX)
-    else this.#extraCount = Math.min(2 * this.#extraCount + 1, EXTRA_READS_MAX)
-    this.#foundCount = 0
-    this.#missedCount = 0
-    for (let count = this.#extraCount; count > 0; count--) {
-      if (!this.#take(null)) return
-    }
-    this.#take(this.#poll)
   }
 
   readonly #sent: IoCompletion = {
@@ -107,48 +93,57 @@ export class RingMessages implements MessageDevice, IoCompletion, TurnHook {
     },
   }
 
-  readonly #poll: Waiter = {
-    slot: NO_SLOT,
-    ioComplete: () => {
-      this.#poll.slot = NO_SLOT
-      if (this.#isClosing) this.#ring.atTurnEnd(this)
-    },
-  }
-
-  #judge(result: number): void {
-    if (result === -Errno.EAGAIN) {
-      this.#missedCount += 1
+  /** Takes messages until there are none, or no slots. */
+  #drain(): void {
+    for (;;) {
+      const wanted = this.#takeSlots(this.#batchCount)
+      if (wanted === 0) return
+      const taken = this.#ring.take(this.#fd, this.#pairs, wanted, this.#results)
+      assert(taken >= 0, 'the addon understands what is asked')
+      // Given back first: what comes may be answered at once, and need one.
+      for (let index = wanted - 1; index >= taken; index--) {
+        this.#owner.returnSlot(this.#slots[index])
+      }
+      for (let index = 0; index < taken; index++) {
+        this.#owner.message(this.#slots[index], this.#results[index])
+      }
+      this.#batchCount = Math.min(taken + 1, BATCH_COUNT_MAX)
+      if (taken === wanted) continue
+      this.#judge(this.#results[taken])
       return
     }
-    // Interrupted, withdrawn between poll and read, or cancelled: nothing is wrong with the device.
-    if (result === -Errno.EINTR || result === -Errno.ENOENT || result === -Errno.ECANCELED) return
-    this.#failure ||= result === 0 ? -Errno.ENODEV : result
   }
 
-  #take(waiter: Waiter | null): boolean {
+  #takeSlots(count: number): number {
+    for (let index = 0; index < count; index++) {
+      const slot = this.#owner.takeSlot()
+      if (slot === NO_SLOT) return index
+      this.#slots[index] = slot
+      this.#owner.describeSlot(slot, this.#slotPairs[index])
+    }
+    return count
+  }
+
+  #hasSlot(): boolean {
     const slot = this.#owner.takeSlot()
     if (slot === NO_SLOT) return false
-    this.#owner.describeSlot(slot, this.#pairs)
-    this.#inFlightCount += 1
-    if (waiter !== null) this.#leader = slot
-    this.#reads[slot] = this.#ring.take(this.#fd, this.#pairs, PIECES_PER_SLOT, this, slot, waiter)
+    this.#owner.returnSlot(slot)
     return true
   }
 
-  /** All of them, once: those beside the leader may be waiting as well. */
-  #cancelReads(): void {
-    if (this.#isClosing) return
-    this.#isClosing = true
-    if (this.#poll.slot !== NO_SLOT) this.#ring.cancel(this.#poll.slot)
-    this.#reads.forEach((read) => {
-      if (read !== NO_SLOT) this.#ring.cancel(read)
-    })
+  #judge(result: number): void {
+    // Interrupted, or withdrawn between poll and read: nothing is wrong with the device.
+    if (result === -Errno.EAGAIN || result === -Errno.EINTR || result === -Errno.ENOENT) return
+    this.#failure ||= result
   }
 
   #endIfIdle(): void {
-    this.#cancelReads()
+    if (this.#waiting !== NO_SLOT && !this.#isCancelled) {
+      this.#isCancelled = true
+      this.#ring.cancel(this.#waiting)
+    }
     // The number of a closed descriptor can become another file's.
-    if (this.#inFlightCount > 0 || this.#sendingCount > 0 || this.#poll.slot !== NO_SLOT) return
+    if (this.#waiting !== NO_SLOT || this.#sendingCount > 0) return
     this.#isEnded = true
     this.#binding.closeFd(this.#fd)
     this.#owner.ended(this.#failure)

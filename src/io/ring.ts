@@ -39,8 +39,7 @@ const KIND_SEND = 5
 const KIND_ACCEPT = 6
 const KIND_CANCEL = 7
 const KIND_AWAIT = 8
-const KIND_TAKE = 9
-const KIND_PUT = 10
+const KIND_PUT = 9
 
 /** Queued in one turn before an early submission; a power of two, the size of the ring. */
 const OPERATIONS_MAX = 512
@@ -79,12 +78,6 @@ function slotArrays(count: number): SlotArrays {
     lengthBytes: new Float64Array(count),
     doneBytes: new Float64Array(count),
   }
-}
-
-/** What a `take` waits with. */
-export interface Waiter extends IoCompletion {
-  /** Set by `take`. */
-  slot: number
 }
 
 export class Ring {
@@ -187,7 +180,7 @@ export class Ring {
     count: number,
     completion: IoCompletion,
     tag: number,
-  ): number {
+  ): void {
     assert(count > 0 && count <= PIECES_PER_CALL_MAX, 'an operation has 1 to 1024 pieces')
     const header = this.#header
     const isFull =
@@ -206,32 +199,18 @@ export class Ring {
     this.#operations[at + 5] = start
     this.#operations[at + 6] = count
     header[HEADER_PAIRS] += count
+  }
+
+  /** Completes when the device can be read, or has ended. Returns what `cancel` takes. */
+  awaitReadable(fd: number, completion: IoCompletion, tag: number): number {
+    const slot = this.#takeSlot(KIND_AWAIT, completion, tag)
+    this.#queue(KIND_AWAIT, fd, slot, 0, 0)
     return slot
   }
 
-  /**
-   * Takes one message of a device into `count` pieces. Returns what `cancel` takes. When none is
-   * there, the kernel may answer -EAGAIN or may wait for one; with `waiter` it waits. That wait is
-   * an operation of its own, completes to the waiter, and is cancelled by the waiter's slot.
-   */
-  take(
-    fd: number,
-    pairs: Uint32Array,
-    count: number,
-    completion: IoCompletion,
-    tag: number,
-    waiter: Waiter | null,
-  ): number {
-    const header = this.#header
-    const isFull =
-      header[HEADER_QUEUED] + 2 > OPERATIONS_MAX || header[HEADER_PAIRS] + count > PAIRS_MAX
-    // A wait and what it waits for go to the kernel together.
-    if (isFull) this.#submitNow()
-    if (waiter !== null) {
-      waiter.slot = this.#takeSlot(KIND_AWAIT, waiter, 0)
-      this.#queue(KIND_AWAIT, fd, waiter.slot, 0, 0)
-    }
-    return this.#queueVectored(KIND_TAKE, fd, pairs, 0, count, completion, tag)
+  /** Takes what messages there are, at once; see `ringTake`. Two pieces of `pairs` a message. */
+  take(fd: number, pairs: Uint32Array, count: number, results: Int32Array): number {
+    return this.#binding.ringTake(this.#handle, fd, pairs, count, results)
   }
 
   /** Writes one message of `count` pieces to a device. */

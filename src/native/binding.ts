@@ -75,6 +75,19 @@ export interface Binding {
     skipBytes: number,
   ): number
 
+  /**
+   * Reads messages of a nonblocking descriptor, one readv each, into two pieces of `pairs` each,
+   * until one fails. Returns how many came, at most `count`; `results` has their bytes, and behind
+   * them the -errno of the one that failed.
+   */
+  ringTake(
+    ring: RingHandle,
+    fd: number,
+    pairs: Uint32Array,
+    count: number,
+    results: Int32Array,
+  ): number
+
   // Sockets; all blocking and close-on-exec.
   /** Binds, sets the mode (-1: leave it), then listens. */
   listenUnix(path: string, mode: number): number
