@@ -227,6 +227,10 @@ async function createFile(call: Call): Promise<number> {
     const isThere = error instanceof OperatingError && errnoOf(error) === Errno.EEXIST
     if (!isThere || (flags & constants.O_EXCL) !== 0) throw error
     made = await operations.lookup(node, name)
+    // The kernel takes it for new and does not truncate it itself.
+    if ((flags & constants.O_TRUNC) !== 0) {
+      made = await operations.change(made.node, { sizeBytes: 0 })
+    }
   }
   const { handle, how } = openNode(call, made.node, flags)
   const entryBytes = replyEntry(call, made)
@@ -306,7 +310,10 @@ async function allocate(call: Call): Promise<number> {
 async function seek(call: Call): Promise<number> {
   const handle = openHandle(call, LSEEK_IN.fh)
   const whence = call.view.getUint32(LSEEK_IN.whence, true)
-  const found = await call.operations.seek(handle, uint53(call, LSEEK_IN.offset), whence)
+  const offsetBytes = tryUint53(call.view, LSEEK_IN.offset)
+  // An offset before the beginning comes as a huge number; neither is in the file.
+  if (offsetBytes === null) throw refusal(Errno.ENXIO, 'this offset is not in the file')
+  const found = await call.operations.seek(handle, offsetBytes, whence)
   setUint53(call.replyView, call.replyAt + LSEEK_OUT.offset, found)
   return LSEEK_OUT.endOffset
 }

@@ -1,4 +1,5 @@
 /** The kernel protocol's core without a kernel: requests are written into slots by hand. */
+import { constants } from 'node:fs'
 import t from 'tap'
 import fc from 'fast-check'
 import { setUint53 } from '../../../../src/base/bytes.ts'
@@ -6,6 +7,7 @@ import { Errno } from '../../../../src/base/errors.ts'
 import { MIB } from '../../../../src/base/units.ts'
 import {
   ATTR,
+  CREATE_IN,
   ENTRY_OUT,
   FUSE_MAJOR,
   FUSE_MINOR,
@@ -15,6 +17,7 @@ import {
   INIT_OUT,
   IN_BYTES,
   InitFlag,
+  LSEEK_IN,
   OPEN_OUT,
   OUT,
   OUT_BYTES,
@@ -25,7 +28,7 @@ import {
 import { PoolFilesystem } from '../../../../src/export/fuse/filesystem.ts'
 import { KernelSession } from '../../../../src/export/fuse/kernel-session.ts'
 import { VOLUMES_NODE } from '../../../../src/export/fuse/nodes.ts'
-import { ROOT_NODE } from '../../../../src/export/fuse/operations.ts'
+import { ROOT_NODE, SEEK_HOLE } from '../../../../src/export/fuse/operations.ts'
 import {
   BODY_BYTES,
   REQUEST_HEADER_BYTES,
@@ -39,7 +42,7 @@ import { MemoryTree } from '../../../support/memory-tree.ts'
 const memory = Buffer.alloc(96 * MIB)
 const UNANSWERED: readonly number[] = [Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT]
 /** What the kernel takes for an errno. */
-const ERRNO_MAX = 4095
+const ERRNO_MAX = 511
 
 interface Reply {
   error: number
@@ -191,6 +194,37 @@ t.test('a kernel too old, or of another protocol, is refused', async (t) => {
     t.ok(error < 0)
     t.ok(must(kernel.initErrno, 'an errno') > 0)
   }
+})
+
+t.test('a create that comes second opens what is there, emptied if asked to', async (t) => {
+  const kernel = new FakeKernel()
+  await create(kernel, 'v')
+  const { id } = must(kernel.tree.tryVolume('v'), 'the volume')
+  await kernel.tree.resize(id, 5000)
+  for (const [flags, sizeBytes] of [
+    [constants.O_RDWR | constants.O_CREAT, 5000],
+    [constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0],
+  ]) {
+    const args = Buffer.concat([Buffer.alloc(CREATE_IN.endOffset), nameBytes('v')])
+    args.writeUInt32LE(flags, CREATE_IN.flags)
+    const { error, body } = await kernel.mustAsk(Opcode.CREATE, VOLUMES_NODE, args)
+    t.equal(error, 0)
+    t.equal(Number(body.readBigUInt64LE(ENTRY_OUT.attr + ATTR.size)), sizeBytes)
+    t.equal(kernel.tree.tryDisk(id)?.sizeBytes, sizeBytes)
+  }
+  const args = Buffer.concat([Buffer.alloc(CREATE_IN.endOffset), nameBytes('v')])
+  args.writeUInt32LE(constants.O_CREAT | constants.O_EXCL, CREATE_IN.flags)
+  t.equal((await kernel.mustAsk(Opcode.CREATE, VOLUMES_NODE, args)).error, -Errno.EEXIST)
+})
+
+t.test('no offset beyond what a number holds is in a file', async (t) => {
+  const kernel = new FakeKernel()
+  const handle = await create(kernel, 'v')
+  const args = Buffer.alloc(LSEEK_IN.endOffset)
+  args.writeUInt32LE(handle, LSEEK_IN.fh)
+  args.writeUInt32LE(SEEK_HOLE, LSEEK_IN.whence)
+  args.writeBigInt64LE(-1n, LSEEK_IN.offset)
+  t.equal((await kernel.mustAsk(Opcode.LSEEK, VOLUMES_NODE, args)).error, -Errno.ENXIO)
 })
 
 t.test('the unique of a request comes back bit for bit', async (t) => {
