@@ -17,7 +17,7 @@ const DEVICE = '/dev/fuse'
 const COMMAND_TIMEOUT_MS = 30_000
 /** A mount whose server is gone answers at once; one that does not is alive, or worse. */
 const PROBE_TIMEOUT_MS = 2_000
-/** The kernel counts requests in pages, which can be larger than ours; a read cut short is its end. */
+/** The kernel counts in its own pages, which can be larger; a read cut short is a file's end. */
 const MAX_READ = `max_read=${BODY_BYTES}`
 const ENOTCONN_TEXT = 'not connected'
 
