@@ -5,7 +5,13 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+
+/* Since Linux 5.6; older headers lack it. */
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
 
 enum { OPTIONS_BYTES_MAX = 4096, TYPE_BYTES_MAX = 64 };
 
@@ -90,11 +96,17 @@ static napi_value set_nonblocking(napi_env env, napi_callback_info info) {
   return varve_result(env, flags < 0 ? -1 : fcntl(fd, F_SETFL, flags | O_NONBLOCK));
 }
 
+static napi_value set_io_flusher(napi_env env, napi_callback_info info) {
+  (void)info;
+  return varve_result(env, prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0));
+}
+
 const struct varve_export varve_mount_exports[] = {
   {"openDevice", open_device},
   {"mountFilesystem", mount_filesystem},
   {"socketPair", socket_pair},
   {"receiveDescriptor", receive_descriptor},
   {"setNonblocking", set_nonblocking},
+  {"setIoFlusher", set_io_flusher},
   {NULL, NULL},
 };

@@ -6,6 +6,7 @@ import { NbdServer } from '../export/nbd/server.ts'
 import { HostDevices } from '../host/devices.ts'
 import { openHostWorld } from '../host/world.ts'
 import type { SocketAddress } from '../io/io.ts'
+import { tryLoadBinding } from '../native/binding.ts'
 import type { OpenPoolOptions } from '../pool/pool.ts'
 import { ControlServer } from './control-server.ts'
 import type { ControlLog } from './control-server.ts'
@@ -57,6 +58,7 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
   let closing: Promise<void> | null = null
   const close = (): Promise<void> => (closing ??= unwind(undo))
   try {
+    belowFilesystems()
     const host = await openHost(options.ioKind)
     undo.push(() => host.io.shutdown())
     const pool = await openPool(host, path, poolOptions(log))
@@ -99,6 +101,15 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
     await close()
     throw error
   }
+}
+
+/**
+ * Filesystems of this host may lie on our disks. Short of memory, the kernel must not have us wait
+ * for what they want written: they wait for us. Threads begun from here on are marked, too; those
+ * that Node has by now are not. Without the privilege, or on an old kernel, it goes without.
+ */
+function belowFilesystems(): void {
+  tryLoadBinding()?.setIoFlusher()
 }
 
 /** Last begun, first ended; all of them, whatever fails. */

@@ -119,6 +119,8 @@ export interface Binding {
   /** The descriptor that came in the next message, close-on-exec; -EAGAIN when none is there. */
   receiveDescriptor(fd: number): number
   setNonblocking(fd: number): number
+  /** Marks this thread, and those it makes, as below a filesystem: prctl(PR_SET_IO_FLUSHER). */
+  setIoFlusher(): number
 }
 
 interface Loaded {

@@ -12,8 +12,11 @@ import { verifyNameLength, verifyNewName } from './names.ts'
 import { diskNode, snapshotNode } from './nodes.ts'
 import type { NodeNumber } from './operations.ts'
 
-/** A close that is under way is done in far less; a user notices no more. */
-const CLOSE_WAIT_MS = 250
+/**
+ * A close that is under way is done in far less. Meanwhile the kernel holds the folder's lock, and
+ * nobody gets anywhere in it.
+ */
+const CLOSE_WAIT_MS = 25
 
 /** Calls of `FileOperations` by the same names; each rejects as it says there. */
 export class Entries {
