@@ -210,6 +210,9 @@ export class Ring {
 
   /** Takes what messages there are, at once; see `ringTake`. Two pieces of `pairs` a message. */
   take(fd: number, pairs: Uint32Array, count: number, results: Int32Array): number {
+    for (let piece = 0; piece < 2 * count; piece++) {
+      this.#assertInArena(pairs[2 * piece], pairs[2 * piece + 1])
+    }
     return this.#binding.ringTake(this.#handle, fd, pairs, count, results)
   }
 
