@@ -15,6 +15,7 @@ import { formatSize } from '../src/base/units.ts'
 import { takesConnections, type Server } from './command.ts'
 import { projectRoot } from './project.ts'
 import { buildGoldenImage } from './tour/golden-image.ts'
+import { showFiles } from './tour/files.ts'
 import { breakAndRestore, rawImage, serveClones, showAttaching, showSpace } from './tour/journey.ts'
 import { Narrator } from './tour/narrator.ts'
 
@@ -41,6 +42,7 @@ async function main(options: TourOptions): Promise<void> {
       const server = await serveClones(narrator, pool, imagePath)
       servers.push(server)
       await breakAndRestore(narrator, pool, imagePath)
+      await showFiles(narrator, imagePath)
       await showSpace(narrator, pool, imagePath)
       server.mustRun()
     })()

@@ -90,7 +90,7 @@ export async function showSpace(
   pool: string,
   imagePath: string,
 ): Promise<void> {
-  narrator.heading('5. What it takes')
+  narrator.heading('6. What it takes')
   await narrator.varve('list')
   const service = new HttpService(join(pool, 'control.sock'))
   try {
