@@ -11,7 +11,7 @@ import type { DiskEntry, DiskTree } from '../export/fuse/disk-tree.ts'
 import { PoolFilesystem } from '../export/fuse/filesystem.ts'
 import { SNAPSHOT_FILE_NAME } from '../export/fuse/nodes.ts'
 import type { FuseMount, FuseMountOptions, FuseTransportName } from '../export/fuse/transport.ts'
-import { busy } from '../host/actions.ts'
+import { busy, resolveFolder } from '../host/actions.ts'
 import type { DiskFiles, FoundDisk } from '../host/disk-files.ts'
 import type { HostWorld } from '../host/world.ts'
 import type { Io } from '../io/io.ts'
@@ -65,8 +65,9 @@ export class FuseMounts implements DiskFiles {
   /** Rejects `not-found` when it is none of ours, `busy` when something in it is open. */
   unmount(path: string, isForced: boolean): Promise<void> {
     return this.#inOrder(async () => {
-      const found = [...this.#mounted].find(({ mount }) => mount.mountPath === resolve(path))
-      if (found === undefined) {
+      const place = resolve(path)
+      const found = this.#tryMountedAt(place) ?? (await this.#tryMountedBy(place))
+      if (found === null) {
         throw new OperatingError('not-found', `this pool is not mounted at ${path}`, {
           hint: '`varve fuse --list` shows where it is.',
           details: { path },
@@ -106,6 +107,16 @@ export class FuseMounts implements DiskFiles {
     if (disk === null || disk.volumeId === null) return disk?.name ?? null
     const volume = this.#tree.tryDisk(disk.volumeId)
     return volume === null ? null : `${volume.name}@${disk.name}`
+  }
+
+  #tryMountedAt(path: string): Mounted | null {
+    return [...this.#mounted].find(({ mount }) => mount.mountPath === path) ?? null
+  }
+
+  /** By a path with symbolic links in it. */
+  async #tryMountedBy(path: string): Promise<Mounted | null> {
+    const real = await resolveFolder(this.#world, path).catch(() => null)
+    return real === null ? null : this.#tryMountedAt(real)
   }
 
   async pathOf(name: string): Promise<string> {

@@ -49,7 +49,17 @@ async function openRemote(socketPath: string): Promise<PoolService> {
   return new HttpService(socketPath)
 }
 
-/** False when there is no socket or its daemon is dead. */
+/** What says that nobody listens; anything else, a full queue say, tells nothing. */
+const NOBODY: ReadonlySet<string> = new Set([
+  'ENOENT',
+  'ENOTDIR',
+  'ECONNREFUSED',
+  'ENOTSOCK',
+  'EINVAL',
+  'ENAMETOOLONG',
+])
+
+/** False when there is no socket or its daemon is dead; rejects `unreachable` when in doubt. */
 export function daemonListens(socketPath: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const socket = connect(socketPath)
@@ -65,8 +75,15 @@ export function daemonListens(socketPath: string): Promise<boolean> {
             cause: error,
           }),
         )
-      } else {
+      } else if (NOBODY.has(error.code ?? '')) {
         resolve(false)
+      } else {
+        reject(
+          new OperatingError('unreachable', `the socket ${socketPath}: ${error.message}`, {
+            hint: 'Its server may be busy or stopped: look at it, and try again.',
+            cause: error,
+          }),
+        )
       }
     })
   })

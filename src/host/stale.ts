@@ -18,6 +18,8 @@ export interface StaleThing {
   isHung: boolean
   /** Of a device: itself, and not a later one of the same path. */
   loop: LoopDevice | null
+  /** Of a mount or filesystem: itself, and not what somebody mounts over it. */
+  mountId: number | null
 }
 
 export interface FixStep {
@@ -33,6 +35,7 @@ const LOOK_TIMEOUT_MS = 10_000
 /** What a dead server's filesystem says (ENOTCONN), in the C locale. */
 const NOT_CONNECTED = /Transport endpoint is not connected|Software caused connection abort/
 
+/** The kernel fails what a dead server is asked at once; only a live one lets anybody wait. */
 type Life = 'alive' | 'dead' | 'hung'
 
 /**
@@ -46,6 +49,8 @@ export async function findStale(
   const mounts = await world.mounts()
   const filesystems: StaleThing[] = []
   for (const mount of mounts.filter(({ type }) => type === FUSE_TYPE)) {
+    // A path leads to what is on top: of what lies under it nothing is known.
+    if (topMount(mounts, mount.directory) !== mount) continue
     const life = await lifeOf(world, mount)
     if (life === 'alive' || (life === 'hung' && (await isServed(mount.source)))) continue
     const how = life === 'dead' ? 'is dead' : 'does not answer'
@@ -55,17 +60,24 @@ export async function findStale(
       fact: `the server of ${mount.source} ${how}`,
       isHung: life === 'hung',
       loop: null,
+      mountId: mount.id,
     })
   }
   const devices = await staleDevices(world, mounts, filesystems)
   const paths = new Set(devices.map(({ subject }) => subject))
   const inside = mounts
-    .filter(({ source }) => paths.has(source))
+    .filter(({ source }) => paths.has(wholeDeviceOf(source)))
     .map((mount): StaleThing => {
       const fact = `${mount.type} on ${mount.source}, which gives errors`
-      return { kind: 'mount', subject: mount.directory, fact, isHung: false, loop: null }
+      const { directory: subject, id: mountId } = mount
+      return { kind: 'mount', subject, fact, isHung: false, loop: null, mountId }
     })
   return [...inside.toReversed(), ...devices.toReversed(), ...filesystems.toReversed()]
+}
+
+/** Of a partition that the kernel, or `partx -a`, has made: its loop device. */
+function wholeDeviceOf(path: string): string {
+  return path.replace(/^(\/dev\/loop\d+)p\d+$/, '$1')
 }
 
 /** Both are asked: the numbers of a filesystem may be hidden from other users, its list is not. */
@@ -84,7 +96,11 @@ async function lifeOf(world: HostWorld, { directory }: MountEntry): Promise<Life
   return 'alive'
 }
 
-/** Loop devices on files of dead filesystems, mounted or not any more, whose reads fail. */
+/**
+ * Loop devices on files of dead filesystems, mounted or not any more, whose reads fail. A read that
+ * takes its time is one that somebody is still to answer: a server that is stopped or very slow. It
+ * counts only on a filesystem that is known to have nobody.
+ */
 async function staleDevices(
   world: HostWorld,
   mounts: readonly MountEntry[],
@@ -94,10 +110,13 @@ async function staleDevices(
   for (const loop of await world.loops()) {
     const isOnDead = dead.some(({ subject }) => isBelow(loop.backingPath, subject))
     const isOurs = isOnDead || isOrphan(loop, mounts)
-    if (!isOurs || (await canBeRead(world, loop))) continue
+    if (!isOurs) continue
+    const life = await lifeOfDevice(world, loop)
+    if (life === 'alive' || (life === 'hung' && !isOnDead)) continue
     const end = loop.isDraining ? '; it goes when its last user does' : ''
     const fact = `on ${loop.backingPath}, which nobody serves${end}`
-    found.push({ kind: 'device', subject: loop.path, fact, isHung: false, loop })
+    const [kind, subject] = ['device' as const, loop.path]
+    found.push({ kind, subject, fact, isHung: false, loop, mountId: null })
   }
   return found
 }
@@ -111,9 +130,13 @@ function isOrphan({ backingPath }: LoopDevice, mounts: readonly MountEntry[]): b
   return mounts.some(({ type, directory }) => type === FUSE_TYPE && isBelow(backingPath, directory))
 }
 
-async function canBeRead(world: HostWorld, { path }: LoopDevice): Promise<boolean> {
+async function lifeOfDevice(world: HostWorld, { path }: LoopDevice): Promise<Life> {
   const args = [`if=${path}`, 'of=/dev/null', 'iflag=direct', 'bs=4096', 'count=1', 'status=none']
-  return (await attempt(world, 'dd', args, LOOK_TIMEOUT_MS)) === null
+  try {
+    return (await world.run('dd', args, LOOK_TIMEOUT_MS)).exitCode === 0 ? 'alive' : 'dead'
+  } catch {
+    return 'hung'
+  }
 }
 
 /** Goes on whatever fails; what was in use is taken away from its users. */
@@ -122,19 +145,28 @@ export async function fixStale(
   things: readonly StaleThing[],
 ): Promise<FixStep[]> {
   const steps: FixStep[] = []
-  for (const { subject, isHung } of things) {
-    if (!isHung) continue
+  for (const { subject, isHung, mountId } of things) {
+    if (!isHung || (await isHidden(world, subject, mountId))) continue
     // Ends the connection even where it cannot unmount: whoever waits gets ECONNABORTED.
     await attempt(world, 'umount', ['--force', '--', subject], QUICK_TIMEOUT_MS)
     steps.push({ subject, action: 'end the connection', failure: null })
   }
-  for (const { subject, loop, isHung } of things) {
+  for (const { subject, loop, mountId } of things) {
     if (loop !== null) steps.push(await detach(world, loop))
-    else if (!isHung || topMount(await world.mounts(), subject) !== null) {
-      steps.push(...(await unmount(world, subject)))
+    else if ((await world.mounts()).some(({ id }) => id === mountId)) {
+      steps.push(...(await unmount(world, subject, mountId)))
     }
   }
   return steps
+}
+
+/** Whether its path leads to something else by now, which is not to be touched. */
+async function isHidden(
+  world: HostWorld,
+  directory: string,
+  mountId: number | null,
+): Promise<boolean> {
+  return topMount(await world.mounts(), directory)?.id !== mountId
 }
 
 async function detach(world: HostWorld, loop: LoopDevice): Promise<FixStep> {
@@ -147,7 +179,15 @@ async function detach(world: HostWorld, loop: LoopDevice): Promise<FixStep> {
   }
 }
 
-async function unmount(world: HostWorld, subject: string): Promise<FixStep[]> {
+async function unmount(
+  world: HostWorld,
+  subject: string,
+  mountId: number | null,
+): Promise<FixStep[]> {
+  if (await isHidden(world, subject, mountId)) {
+    const failure = 'something else is mounted over it; unmount that first'
+    return [{ subject, action: 'unmount', failure }]
+  }
   const failure = await attempt(world, 'umount', ['--', subject], QUICK_TIMEOUT_MS)
   const steps: FixStep[] = [{ subject, action: 'unmount', failure }]
   if (failure === null) return steps

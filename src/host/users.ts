@@ -22,11 +22,12 @@ const USER_COUNT_MAX = 20
 const PROCESS_COUNT_MAX = 65536
 
 /**
- * Each user in words, empty when there is none; mounts at `place.directories` of `place.devices`
- * are not users but the thing itself.
+ * Each user in words, empty when there is none; mounts at `directories` of `devices` are not users
+ * but the thing itself. Who uses a device's partition uses the device.
  */
-export async function findUsers(place: Place, loops: readonly LoopDevice[]): Promise<string[]> {
+export async function findUsers(asked: Place, loops: readonly LoopDevice[]): Promise<string[]> {
   const users = new Set<string>()
+  const place = { ...asked, devices: await withPartitions(asked.devices) }
   for (const device of place.devices) {
     for (const holder of await holdersOf(device)) users.add(`${holder}, made on ${device}`)
     for (const loop of loops) {
@@ -44,8 +45,19 @@ export async function findUsers(place: Place, loops: readonly LoopDevice[]): Pro
   return [...named.slice(0, USER_COUNT_MAX), `and ${rest} more`]
 }
 
+async function withPartitions(devices: readonly string[]): Promise<string[]> {
+  const found: string[] = []
+  for (const device of devices) {
+    const disk = basename(device)
+    const names = await tryList(`/sys/block/${disk}`)
+    const partitions = names.filter((name) => name.startsWith(disk))
+    found.push(device, ...partitions.map((name) => `/dev/${name}`))
+  }
+  return found
+}
+
 async function holdersOf(device: string): Promise<string[]> {
-  const names = await tryList(`/sys/block/${basename(device)}/holders`)
+  const names = await tryList(`/sys/class/block/${basename(device)}/holders`)
   return names.map((name) => `/dev/${name}`)
 }
 
@@ -120,7 +132,7 @@ async function otherMounts(
 async function deviceNumbersOf(devices: readonly string[]): Promise<Set<string>> {
   const numbers = new Set<string>()
   for (const device of devices) {
-    const text = (await tryRead(`/sys/block/${basename(device)}/dev`)).trim()
+    const text = (await tryRead(`/sys/class/block/${basename(device)}/dev`)).trim()
     if (text !== '') numbers.add(text)
   }
   return numbers

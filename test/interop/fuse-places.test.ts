@@ -14,6 +14,7 @@ import { mustVarve, ServedPool, varve } from '../support/varve-process.ts'
 
 const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
 const EXIT_USAGE = 2
+const EXIT_NOT_FOUND = 3
 const EXIT_REFUSED = 4
 const NOBODY = 65_534
 
@@ -71,6 +72,18 @@ await t.test(
     t.notOk(await isMounted(mountPath))
   },
 )
+
+await t.test('symbolic links lead to a mount and away from it', { skip: noFuse }, async (t) => {
+  const { folder, poolPath, mountPath } = await makePlace(t)
+  const alias = join(folder, 'alias')
+  symlinkSync(mountPath, alias)
+  const served = await ServedPool.start(poolPath, '--fuse', alias)
+  t.teardown(() => served.kill())
+  t.ok(await isMounted(mountPath))
+  t.equal((await varve(poolPath, 'fuse', '--unmount', join(alias, 'volumes'))).code, EXIT_NOT_FOUND)
+  await mustVarve(poolPath, 'fuse', '--unmount', alias)
+  t.notOk(await isMounted(mountPath))
+})
 
 const unshared = 'another namespace that sees the mount puts the end off, and not for ever'
 await t.test(unshared, { skip: noFuse }, async (t) => {

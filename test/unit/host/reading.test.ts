@@ -248,30 +248,38 @@ t.test('a tool that does not end is given up, one that is missing named', async 
   t.equal((await runCommand('realpath', ['--', '/'], 10_000)).stdout, '/\n')
 })
 
+const LEFT_BEHIND = [
+  '1 1 254:0 / / rw - ext4 /dev/vda rw',
+  '2 1 0:44 / /dead rw - fuse.varve /srv/dead rw',
+  '3 1 0:45 / /alive rw - fuse.varve /srv/alive rw',
+  '4 1 0:46 / /hung rw - fuse.varve /srv/hung rw',
+  '5 1 0:47 / /slow rw - fuse.varve /srv/slow rw',
+  '6 1 7:0 / /mnt/a rw - ext4 /dev/loop0 rw',
+  '7 6 7:1 / /mnt/a/b rw - xfs /dev/loop1 rw',
+  '8 1 7:2 / /mnt/c rw - xfs /dev/loop2 rw',
+  '9 1 259:0 / /mnt/d rw - ext4 /dev/loop1p1 rw',
+  '10 1 7:4 / /mnt/e rw - ext4 /dev/loop4 rw',
+  '11 1 0:48 / /mnt/twice rw - fuse.varve /srv/under rw',
+  '12 11 0:49 / /mnt/twice rw - fuse.varve /srv/dead rw',
+].join('\n')
+
 t.test('what a dead server left is found, and taken away from the top down', async (t) => {
   const host = new FakeHost()
-  host.mountTable = parseMountTable(
-    [
-      '1 1 254:0 / / rw - ext4 /dev/vda rw',
-      '2 1 0:44 / /dead rw - fuse.varve /srv/dead rw',
-      '3 1 0:45 / /alive rw - fuse.varve /srv/alive rw',
-      '4 1 0:46 / /hung rw - fuse.varve /srv/hung rw',
-      '5 1 0:47 / /slow rw - fuse.varve /srv/slow rw',
-      '6 1 7:0 / /mnt/a rw - ext4 /dev/loop0 rw',
-      '7 6 7:1 / /mnt/a/b rw - xfs /dev/loop1 rw',
-      '8 1 7:2 / /mnt/c rw - xfs /dev/loop2 rw',
-    ].join('\n'),
-  )
+  host.mountTable = parseMountTable(LEFT_BEHIND)
   const backing = ['/dead/volumes/x', '/volumes/gone', '/alive/volumes/y', '/home/image']
+  // A server that is stopped, or very slow: its reads take forever, and its users lose nothing.
+  backing.push('/slow/volumes/z', '/volumes/slow', '/hung/volumes/h')
+  const waiting = new Set(['if=/dev/loop4', 'if=/dev/loop5', 'if=/dev/loop6'])
   for (const path of backing) await host.run('losetup', ['--sector-size', '512', path])
   const broken = new Set(['if=/dev/loop0', 'if=/dev/loop1'])
   const inner = host.run
   const run: RunCommand = async (tool, args) => {
     const refused: CommandResult = { exitCode: 1, stdout: '', stderr: 'dd: Input/output error' }
+    if (tool === 'dd' && waiting.has(args[0])) throw new OperatingError('io', 'no answer in 3 s')
     if (tool === 'dd') return broken.has(args[0]) ? refused : inner(tool, args)
     const directory = args[args.length - 1]
     const isLook = tool === 'stat' || tool === 'ls'
-    if (isLook && directory === '/dead') {
+    if (isLook && (directory === '/dead' || directory === '/mnt/twice')) {
       return { ...refused, stderr: "stat: '/dead': Transport endpoint is not connected" }
     }
     if (isLook && (directory === '/hung' || directory === '/slow')) {
@@ -284,29 +292,38 @@ t.test('what a dead server left is found, and taken away from the top down', asy
   t.strictSame(
     stale.map(({ kind, subject }) => `${kind} ${subject}`),
     [
+      'mount /mnt/d',
       'mount /mnt/a/b',
       'mount /mnt/a',
+      'device /dev/loop6',
       'device /dev/loop1',
       'device /dev/loop0',
+      'filesystem /mnt/twice',
       'filesystem /hung',
       'filesystem /dead',
     ],
   )
   host.usersOf.set('/mnt/a', ['bash'])
+  host.mountTable.push(...parseMountTable('13 9 0:50 / /mnt/d rw - tmpfs tmpfs rw'))
   const steps = await fixStale(world, stale)
   t.strictSame(
     steps.map(({ action, subject, failure }) => [action, subject, failure === null]),
     [
       ['end the connection', '/hung', true],
+      ['unmount', '/mnt/d', false],
       ['unmount', '/mnt/a/b', true],
       ['unmount', '/mnt/a', false],
       ['unmount lazily', '/mnt/a', true],
+      ['detach', '/dev/loop6', true],
       ['detach', '/dev/loop1', true],
       ['detach', '/dev/loop0', true],
+      ['unmount', '/mnt/twice', true],
       ['unmount', '/dead', true],
     ],
   )
   const left = host.left()
-  t.strictSame(left.mounts, ['/', '/alive', '/slow', '/mnt/c'])
-  t.strictSame(left.loops, ['/dev/loop2', '/dev/loop3'])
+  // What lies under a dead one, or over it, is somebody else's.
+  const others = ['/', '/alive', '/slow', '/mnt/c', '/mnt/d', '/mnt/e', '/mnt/twice', '/mnt/d']
+  t.strictSame(left.mounts, others)
+  t.strictSame(left.loops, ['/dev/loop2', '/dev/loop3', '/dev/loop4', '/dev/loop5'])
 })
