@@ -339,8 +339,14 @@ export class WriteQueue implements TurnHook {
     op.isEnded = true
     op.result = result
     if (op.headPage >= 0 || op.tailPage >= 0) releaseEdges(this.#core, op)
-    if (op.holdsEdgeSlot) this.#edgeSlotCount += 1
+    if (op.holdsEdgeSlot) this.#giveEdgeSlot()
     this.#ended.push(op)
+  }
+
+  /** With the record that ends a turn, too: then who waits for a slot has been passed by. */
+  #giveEdgeSlot(): void {
+    this.#edgeSlotCount += 1
+    if (this.#held.length > 0) this.#core.io.atTurnEnd(this)
   }
 
   #completeEnded(): void {
