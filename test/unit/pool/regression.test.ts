@@ -374,24 +374,27 @@ void t.test('a write that does not fit is refused while others go on', async (t)
 })
 
 // The last of those before it gave their places back after the turn had looked who waits for one.
-void t.test('one partial write more than there are places for does not wait for ever', async (t) => {
-  for (const extraCount of [1, 2, EDGE_OP_COUNT_MAX]) {
-    const world = await SimWorld.create({ seed: 5 })
-    await world.run(world.pool.create({ name: 'a', sizeBytes: MIB }))
-    const a = world.disk('a')
-    await world.io.runFor(10_000)
-    const at = world.io.arena.allocate(BLOCK)
-    const count = EDGE_OP_COUNT_MAX + extraCount
-    const writes = Array.from({ length: count }, (_, i) => {
-      return new Promise<number>((resolve) => {
-        const completion = { targetComplete: (_tag: number, result: number) => resolve(result) }
-        a.target.write(i * BLOCK + 7, 100, at, 0, completion, 0)
+void t.test(
+  'one partial write more than there are places for does not wait for ever',
+  async (t) => {
+    for (const extraCount of [1, 2, EDGE_OP_COUNT_MAX]) {
+      const world = await SimWorld.create({ seed: 5 })
+      await world.run(world.pool.create({ name: 'a', sizeBytes: MIB }))
+      const a = world.disk('a')
+      await world.io.runFor(10_000)
+      const at = world.io.arena.allocate(BLOCK)
+      const count = EDGE_OP_COUNT_MAX + extraCount
+      const writes = Array.from({ length: count }, (_, i) => {
+        return new Promise<number>((resolve) => {
+          const completion = { targetComplete: (_tag: number, result: number) => resolve(result) }
+          a.target.write(i * BLOCK + 7, 100, at, 0, completion, 0)
+        })
       })
-    })
-    const results = await world.run(Promise.all(writes))
-    t.same(new Set(results), new Set([0]))
-    world.io.arena.free(at, BLOCK)
-    a.close()
-    await world.close()
-  }
-})
+      const results = await world.run(Promise.all(writes))
+      t.same(new Set(results), new Set([0]))
+      world.io.arena.free(at, BLOCK)
+      a.close()
+      await world.close()
+    }
+  },
+)
