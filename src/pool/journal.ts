@@ -33,12 +33,13 @@ export async function settle(core: PoolCore): Promise<void> {
  * same synchronous stretch as the append and the apply, so what it found is still so. It may run
  * more than once, when the log or the map has to be waited for; null: there is nothing to do.
  * `applied` runs in that stretch too, right after the change: from then on the operation counts,
- * durable or not.
+ * durable or not. `isAdmitted`: it ends what was begun while there was room, and is not refused.
  */
 export async function journalSoon(
   core: PoolCore,
   decide: () => CatalogueOperation | null,
   applied: () => void = () => undefined,
+  isAdmitted = false,
 ): Promise<void> {
   const { appender, catalogue } = core
   for (;;) {
@@ -47,7 +48,7 @@ export async function journalSoon(
     const isDone = await appender.retrying(() => {
       const decided = decide()
       if (decided === null) return true
-      verifyRoom(core, decided)
+      if (!isAdmitted) verifyRoom(core, decided)
       if (!isResident(core, decided, missing)) return false
       const payload = JSON.stringify(decided)
       verifySize(payload)

@@ -11,6 +11,7 @@
  */
 import { Errno, OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, VOLUME_SIZE_BYTES_MAX } from '../base/units.ts'
+import type { CatalogueOperation } from '../format/catalogue.ts'
 import { EntryKind } from '../format/record.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
@@ -135,11 +136,15 @@ async function shrink(
     const firstBlock = Math.floor(sizeBytes / BLOCK_SIZE_BYTES)
     const lock = await writes.lock([{ disk, firstBlock, endBlock: SIZE_BLOCK + 1 }])
     try {
-      if (sizeBytes < disk.sizeBytes) await zeroTail(writes, disk, sizeBytes, lock)
-      await journalSoon(core, () => {
+      // Once bytes are zeroed the resize takes from the reserve rather than be refused: else a
+      // truncation that failed would have destroyed them (I9).
+      const isZeroed = sizeBytes < disk.sizeBytes && sizeBytes % BLOCK_SIZE_BYTES !== 0
+      if (isZeroed) await zeroTail(writes, disk, sizeBytes, lock)
+      const decide = (): CatalogueOperation => {
         verify()
         return { op: 'resize', id: disk.id, sizeBytes }
-      })
+      }
+      await journalSoon(core, decide, undefined, isZeroed)
     } finally {
       lock.release()
     }
@@ -157,7 +162,6 @@ function zeroTail(
   lock: RangeLock,
 ): Promise<void> {
   const within = fromBytes % BLOCK_SIZE_BYTES
-  if (within === 0) return Promise.resolve()
   const lengthBytes = Math.min(BLOCK_SIZE_BYTES - within, disk.sizeBytes - fromBytes)
   return new Promise((resolve, reject) => {
     const completion = {

@@ -398,3 +398,32 @@ void t.test(
     }
   },
 )
+
+// The end was zeroed, then the new size refused: the volume kept its size and lost those bytes.
+void t.test('I9: a truncation for which there is no room destroys nothing', async (t) => {
+  const world = await SimWorld.create({ seed: 1, capacityBytes: 24 * MIB })
+  const { pool } = world
+  await world.run(pool.create({ name: 'a', sizeBytes: 64 * MIB }))
+  const a = world.disk('a')
+  let filledBytes = 0
+  while ((await a.fill(filledBytes, BLOCK * 64, 3)) === 0) filledBytes += BLOCK * 64
+  const { id } = pool.files.mustDisk(pool.files.tryVolume('a')?.id ?? 0)
+  await world.run(pool.info()) // looks at the disk
+  await world.run(pool.files.resize(id, filledBytes, () => true))
+  // Each truncation cuts one block in part, and eats of what is left until one is refused.
+  let sizeBytes = filledBytes
+  let errorCode = ''
+  while (errorCode === '' && sizeBytes > BLOCK) {
+    const isDone = world.run(pool.files.resize(id, sizeBytes - 100, () => true))
+    await isDone.then(
+      () => (sizeBytes -= 100),
+      (error: unknown) => (errorCode = error instanceof OperatingError ? error.code : 'another'),
+    )
+  }
+  t.equal(errorCode, 'no-space')
+  t.equal(a.target.sizeBytes, sizeBytes)
+  t.equal(fillOf(await a.read(sizeBytes - BLOCK, BLOCK)), 3, 'all that it had is there')
+  a.close()
+  await world.run(pool.remove({ names: ['a'], recursive: true, dryRun: false }))
+  await world.close()
+})
