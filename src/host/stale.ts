@@ -48,11 +48,16 @@ export async function findStale(
 ): Promise<StaleThing[]> {
   const mounts = await world.mounts()
   const filesystems: StaleThing[] = []
+  const slow: string[] = []
   for (const mount of mounts.filter(({ type }) => type === FUSE_TYPE)) {
     // A path leads to what is on top: of what lies under it nothing is known.
     if (topMount(mounts, mount.directory) !== mount) continue
     const life = await lifeOf(world, mount)
-    if (life === 'alive' || (life === 'hung' && (await isServed(mount.source)))) continue
+    if (life === 'alive') continue
+    if (life === 'hung' && (await isServed(mount.source))) {
+      slow.push(mount.directory)
+      continue
+    }
     const how = life === 'dead' ? 'is dead' : 'does not answer'
     filesystems.push({
       kind: 'filesystem',
@@ -63,7 +68,10 @@ export async function findStale(
       mountId: mount.id,
     })
   }
-  const devices = await staleDevices(world, mounts, filesystems)
+  const loops = (await world.loops()).filter(({ backingPath }) => {
+    return !slow.some((directory) => isBelow(backingPath, directory))
+  })
+  const devices = await staleDevices(world, loops, mounts, filesystems)
   const paths = new Set(devices.map(({ subject }) => subject))
   const inside = mounts
     .filter(({ source }) => paths.has(wholeDeviceOf(source)))
@@ -103,11 +111,12 @@ async function lifeOf(world: HostWorld, { directory }: MountEntry): Promise<Life
  */
 async function staleDevices(
   world: HostWorld,
+  loops: readonly LoopDevice[],
   mounts: readonly MountEntry[],
   dead: readonly StaleThing[],
 ): Promise<StaleThing[]> {
   const found: StaleThing[] = []
-  for (const loop of await world.loops()) {
+  for (const loop of loops) {
     const isOnDead = dead.some(({ subject }) => isBelow(loop.backingPath, subject))
     const isOurs = isOnDead || isOrphan(loop, mounts)
     if (!isOurs) continue
@@ -191,6 +200,14 @@ async function unmount(
   const failure = await attempt(world, 'umount', ['--', subject], QUICK_TIMEOUT_MS)
   const steps: FixStep[] = [{ subject, action: 'unmount', failure }]
   if (failure === null) return steps
+  // Lazily goes a whole tree, and with it what is not ours.
+  const inner = (await world.mounts()).find(({ directory }) => {
+    return directory !== subject && isBelow(directory, subject)
+  })
+  if (inner !== undefined) {
+    const fact = `${inner.source} is mounted on ${inner.directory}; unmount that first`
+    return [{ subject, action: 'unmount', failure: fact }]
+  }
   const lazily = ['--lazy', '--', subject]
   const second = await attempt(world, 'umount', lazily, QUICK_TIMEOUT_MS)
   return [...steps, { subject, action: 'unmount lazily', failure: second }]

@@ -30,10 +30,10 @@ export async function findUsers(asked: Place, loops: readonly LoopDevice[]): Pro
   const place = { ...asked, devices: await withPartitions(asked.devices) }
   for (const device of place.devices) {
     for (const holder of await holdersOf(device)) users.add(`${holder}, made on ${device}`)
-    for (const loop of loops) {
-      const isOwn = place.devices.includes(loop.path)
-      if (loop.backingPath === device && !isOwn) users.add(`${loop.path}, made on ${device}`)
-    }
+  }
+  for (const { path, backingPath } of loops) {
+    if (place.devices.includes(path)) continue
+    if (isAt(backingPath, place)) users.add(`${path}, made on ${backingPath}`)
   }
   for (const device of await swapDevices()) {
     if (place.devices.includes(device)) users.add(`swap on ${device}`)

@@ -283,6 +283,24 @@ t.test('what is in use stays, and its users are named', (t) =>
   }),
 )
 
+t.test('a device whose partition somebody has mounted is in use', (t) =>
+  withDevices(t, async ({ service, folder, poolPath }) => {
+    const a = folder('a')
+    await service.create({ name: 'vm1', sizeBytes: 64 * MIB })
+    const device = await attach(service, 'vm1')
+    await run('addpart', device, '1', '2048', '65536')
+    await run('mkfs.ext4', '-q', `${device}p1`)
+    await run('mount', `${device}p1`, a)
+    const detach = await varve(poolPath, 'detach', 'vm1')
+    t.equal(detach.code, 4)
+    t.match(detach.stderr, `mount on ${a}`)
+    await run('umount', a)
+    await run('delpart', device, '1')
+    await mustVarve(poolPath, 'detach', 'vm1')
+    t.same(await service.devices(), [])
+  }),
+)
+
 t.test('asked twice, the server ends whoever uses its disks', (t) =>
   withDevices(t, async ({ service, folder, served, serveAgain }) => {
     const a = folder('a')

@@ -232,6 +232,10 @@ t.test('whoever has a file, a folder or a device open is found', async (t) => {
   t.equal(users.length, 2, users.join('; '))
   t.ok(users.some((user) => user.includes(`(${open.pid ?? 0}) uses ${join(place, 'file')}`)))
   t.ok(users.some((user) => user.endsWith(`(${inside.pid ?? 0}) uses ${place}`)))
+  const host = new FakeHost()
+  await host.run('losetup', ['--sector-size', '512', join(place, 'file')])
+  const above = await findUsers({ devices: [], directories: [place] }, host.loopTable)
+  t.ok(above.includes(`/dev/loop0, made on ${join(place, 'file')}`), above.join('; '))
   const device = await findUsers({ devices: ['/dev/null'], directories: [] }, [])
   t.ok(
     device.some((user) => user.endsWith(`(${inside.pid ?? 0}) uses /dev/null`)) ||
@@ -258,6 +262,8 @@ const LEFT_BEHIND = [
   '7 6 7:1 / /mnt/a/b rw - xfs /dev/loop1 rw',
   '8 1 7:2 / /mnt/c rw - xfs /dev/loop2 rw',
   '9 1 259:0 / /mnt/d rw - ext4 /dev/loop1p1 rw',
+  '14 1 7:1 / /mnt/f rw - ext4 /dev/loop1 rw',
+  '15 14 0:51 / /mnt/f/sub rw - tmpfs tmpfs rw',
   '10 1 7:4 / /mnt/e rw - ext4 /dev/loop4 rw',
   '11 1 0:48 / /mnt/twice rw - fuse.varve /srv/under rw',
   '12 11 0:49 / /mnt/twice rw - fuse.varve /srv/dead rw',
@@ -292,6 +298,7 @@ t.test('what a dead server left is found, and taken away from the top down', asy
   t.strictSame(
     stale.map(({ kind, subject }) => `${kind} ${subject}`),
     [
+      'mount /mnt/f',
       'mount /mnt/d',
       'mount /mnt/a/b',
       'mount /mnt/a',
@@ -304,26 +311,29 @@ t.test('what a dead server left is found, and taken away from the top down', asy
     ],
   )
   host.usersOf.set('/mnt/a', ['bash'])
+  host.usersOf.set('/mnt/f', ['a mount'])
   host.mountTable.push(...parseMountTable('13 9 0:50 / /mnt/d rw - tmpfs tmpfs rw'))
   const steps = await fixStale(world, stale)
   t.strictSame(
     steps.map(({ action, subject, failure }) => [action, subject, failure === null]),
     [
       ['end the connection', '/hung', true],
+      ['unmount', '/mnt/f', false],
       ['unmount', '/mnt/d', false],
       ['unmount', '/mnt/a/b', true],
       ['unmount', '/mnt/a', false],
       ['unmount lazily', '/mnt/a', true],
       ['detach', '/dev/loop6', true],
-      ['detach', '/dev/loop1', true],
+      ['detach when its last user lets go', '/dev/loop1', true],
       ['detach', '/dev/loop0', true],
       ['unmount', '/mnt/twice', true],
       ['unmount', '/dead', true],
     ],
   )
   const left = host.left()
-  // What lies under a dead one, or over it, is somebody else's.
-  const others = ['/', '/alive', '/slow', '/mnt/c', '/mnt/d', '/mnt/e', '/mnt/twice', '/mnt/d']
-  t.strictSame(left.mounts, others)
-  t.strictSame(left.loops, ['/dev/loop2', '/dev/loop3', '/dev/loop4', '/dev/loop5'])
+  // What lies under a dead one, on it, or over it, is somebody else's.
+  const others = ['/', '/alive', '/slow', '/mnt/c', '/mnt/d', '/mnt/f', '/mnt/f/sub', '/mnt/e']
+  t.strictSame(left.mounts, [...others, '/mnt/twice', '/mnt/d'])
+  const kept = [1, 2, 3, 4, 5].map((number) => `/dev/loop${number}`)
+  t.strictSame(left.loops, kept)
 })
