@@ -177,7 +177,9 @@ export class FuseMounts implements DiskFiles {
     } catch (error) {
       if (!(error instanceof OperatingError) || error.code !== 'busy') throw error
       const place = { devices: [], directories: [mount.mountPath] }
-      throw busy(mount.mountPath, await this.#world.users(place))
+      const users = await this.#world.users(place)
+      // Held where this process does not see: the transport says what that can be.
+      throw users.length === 0 ? error : busy(mount.mountPath, users)
     }
     this.#mounted.delete(mounted)
     this.#log.info({ path: mount.mountPath }, 'unmounted')
