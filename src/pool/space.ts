@@ -47,14 +47,21 @@ export class Space {
   /** Whether a guest's `lengthBytes` fit without touching the reserve. */
   admits(lengthBytes: number): boolean {
     if (lengthBytes <= this.guestBytes) return true
-    const sinceMs = this.#io.nowMs() - this.#refreshedMs
-    if (sinceMs >= REFRESH_WHEN_FULL_MS) this.#refreshLater()
+    this.#noteRefusal()
     return false
   }
 
   /** Whether something other than data that takes `lengthBytes` of log leaves the last half. */
   admitsSmall(lengthBytes: number): boolean {
-    return this.#leftBytes - lengthBytes >= this.#reserveBytes / 2
+    if (this.#leftBytes - lengthBytes >= this.#reserveBytes / 2) return true
+    this.#noteRefusal()
+    return false
+  }
+
+  /** Others may have made room on the disk: the next who asks shall know. */
+  #noteRefusal(): void {
+    const sinceMs = this.#io.nowMs() - this.#refreshedMs
+    if (sinceMs >= REFRESH_WHEN_FULL_MS) this.#refreshLater()
   }
 
   /** Nothing was written since the disk was last asked: a refusal is not for want of looking. */

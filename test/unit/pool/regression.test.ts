@@ -427,3 +427,32 @@ void t.test('I9: a truncation for which there is no room destroys nothing', asyn
   await world.run(pool.remove({ names: ['a'], recursive: true, dryRun: false }))
   await world.close()
 })
+
+// Only data asked the disk again; a file must grow before data gets there, so it never did.
+void t.test('I9: files grow and appear again when others have made room on the disk', async (t) => {
+  const world = await SimWorld.create({ seed: 2 })
+  const { pool, io } = world
+  const { id } = await world.run(pool.files.create('a'))
+  const grow = (sizeBytes: number): Promise<void> => {
+    return world.run(pool.files.resize(id, sizeBytes, () => true))
+  }
+  const { capacityBytes } = io.disk
+  const create = async (): Promise<void> => {
+    await world.run(pool.files.create('b'))
+  }
+  for (const attempt of [() => grow(BLOCK), create]) {
+    io.disk.setCapacity(io.disk.usedBytes)
+    await world.run(pool.info()) // looks at the disk
+    await t.rejects(attempt(), { code: 'no-space' })
+    io.disk.setCapacity(capacityBytes)
+    await io.runFor(1000)
+    await attempt().catch(() => undefined) // may be the one that makes the pool look
+    await io.runFor(1000)
+    await attempt().catch((error: unknown) => {
+      if (!(error instanceof OperatingError) || error.code !== 'exists') throw error
+    })
+  }
+  t.equal(pool.files.tryDisk(id)?.sizeBytes, BLOCK)
+  t.not(pool.files.tryVolume('b'), null)
+  await world.close()
+})
