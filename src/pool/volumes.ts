@@ -85,7 +85,7 @@ export function verifyUnused(
   }
   if (holders.length === 0) return
   throw new OperatingError('busy', `cannot ${verb}: ${holders.join('; ')}`, {
-    hint: 'disconnect the clients ("varve devices" shows this host\'s), or "varve release" the holds',
+    hint: 'disconnect the clients (see "varve devices"), or "varve release" the holds',
     details: { holders },
   })
 }
