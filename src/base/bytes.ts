@@ -16,6 +16,10 @@ export function setUint53(view: DataView, offset: number, value: number): void {
   view.setUint32(offset + 4, Math.floor(value / TWO_32), true)
 }
 
+export function setZeros(view: DataView, offset: number, lengthBytes: number): void {
+  new Uint8Array(view.buffer, view.byteOffset + offset, lengthBytes).fill(0)
+}
+
 /** Reads a u64; null when it is 2^53 or more, which no value of ours is. */
 export function tryUint53(view: DataView, offset: number): number | null {
   const high = view.getUint32(offset + 4, true)

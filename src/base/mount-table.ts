@@ -7,6 +7,9 @@
  *        parent  of the filesystem that is seen there
  */
 
+/** The type of a mounted pool in the table. */
+export const FUSE_TYPE = 'fuse.varve'
+
 export interface MountEntry {
   id: number
   /** `MAJOR:MINOR` of the superblock; of no device for btrfs and FUSE. */
@@ -41,6 +44,11 @@ function unescapeOctal(text: string): string {
   return text.replaceAll(/\\([0-7]{3})/g, (_, digits: string) =>
     String.fromCharCode(Number.parseInt(digits, 8)),
   )
+}
+
+/** What is mounted at `directory` itself, on top; null for nothing. */
+export function topMount(mounts: readonly MountEntry[], directory: string): MountEntry | null {
+  return mounts.findLast((mount) => mount.directory === directory) ?? null
 }
 
 /** Whether `path` is `directory` or lies below it; both absolute and without dots. */

@@ -46,20 +46,12 @@ export class FuseMounts implements DiskFiles {
   }
 
   list(): MountedFilesystem[] {
-    return [...this.#mounted].map(({ mount, allowOther, isOwn }) => ({
-      path: mount.mountPath,
-      transport: mount.transport,
-      allowOther,
-      isOwn,
-    }))
+    return [...this.#mounted].map(describe)
   }
 
   /** Rejects as `StartFuseMount` does. */
   mount(request: FuseRequest): Promise<MountedFilesystem> {
-    return this.#inOrder(async () => {
-      await this.#mount(request, false)
-      return this.list().at(-1) as MountedFilesystem
-    })
+    return this.#inOrder(async () => describe(await this.#mount(request, false)))
   }
 
   /** Rejects `not-found` when it is none of ours, `busy` when something in it is open. */
@@ -149,7 +141,8 @@ export class FuseMounts implements DiskFiles {
   async #mount(request: FuseRequest, isOwn: boolean): Promise<Mounted> {
     const { allowOther } = request
     const io = this.#io
-    await verifyPlace(this.#poolPath, resolve(request.path))
+    const mountPath = resolve(request.path)
+    await verifyPlace(this.#poolPath, mountPath)
     const owner = { userId: process.geteuid?.() ?? 0, groupId: process.getegid?.() ?? 0 }
     const startedMs = io.wallClockMs()
     const filesystem = new PoolFilesystem(this.#tree, owner, {
@@ -157,7 +150,6 @@ export class FuseMounts implements DiskFiles {
       startedMs,
       arena: io.arena,
     })
-    const mountPath = resolve(request.path)
     const options = { mountPath, sourceName: this.#poolPath, allowOther, io }
     const mount = await start(transportOf(request, io), filesystem, options)
     const mounted = { mount, allowOther, isOwn }
@@ -190,6 +182,10 @@ export class FuseMounts implements DiskFiles {
     this.#last = result.catch(() => undefined)
     return result
   }
+}
+
+function describe({ mount, allowOther, isOwn }: Mounted): MountedFilesystem {
+  return { path: mount.mountPath, transport: mount.transport, allowOther, isOwn }
 }
 
 /** A mount that hides the pool's files takes the pool from under its own server. */

@@ -5,9 +5,8 @@ import { OperatingError } from '../base/errors.ts'
 import type { HostDevices } from '../host/devices.ts'
 import type { PoolOperations } from '../pool/types.ts'
 import type { ServedDevices } from './local-service.ts'
+import { isFileClient } from './pool-tree.ts'
 
-/** How the clients of a disk that come through a file of ours are named. */
-const FILE_CLIENT = /^fuse/
 /** A file that was closed is let go of a moment later: the kernel does not wait for us. */
 const RELEASE_WAIT_MS = 1000
 const RELEASE_POLL_MS = 25
@@ -53,10 +52,10 @@ export class LocalDevices implements ServedDevices {
     for (let waitedMs = 0; ; waitedMs += RELEASE_POLL_MS) {
       const { clients } = await this.#pool.volume(name)
       const strangers = this.#devices.isAttached(name)
-        ? clients.filter((client) => !FILE_CLIENT.test(client))
+        ? clients.filter((client) => !isFileClient(client))
         : clients
       if (strangers.length === 0) return
-      const mayGo = strangers.every((client) => FILE_CLIENT.test(client))
+      const mayGo = strangers.every(isFileClient)
       if (!mayGo || waitedMs >= RELEASE_WAIT_MS) {
         throw new OperatingError('busy', `${name} is in use by ${strangers.join(', ')}`, {
           hint: `Mount a snapshot of it: \`varve snapshot ${name}@now\`.`,

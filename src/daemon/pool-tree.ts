@@ -1,14 +1,13 @@
 /** The pool as the filesystem shows it. */
 import type { DiskEntry, DiskTree, TreeSpace } from '../export/fuse/disk-tree.ts'
+import { CLIENT_PREFIX } from '../export/fuse/operations.ts'
 import type { ExportTarget } from '../export/target.ts'
 import type { Pool } from '../pool/pool.ts'
 import type { PoolFiles } from '../pool/pool-files.ts'
 
-/** How handles of the filesystem name themselves, whatever follows. */
-const OWN_PREFIX = 'fuse'
-
-function isOwnClient(client: string): boolean {
-  return client.startsWith(OWN_PREFIX)
+/** Whether a disk's user has it open as a file of ours. */
+export function isFileClient(client: string): boolean {
+  return client.startsWith(CLIENT_PREFIX)
 }
 
 type Fact = (files: PoolFiles, disk: DiskEntry) => string | Promise<string>
@@ -96,7 +95,7 @@ export class PoolTree implements DiskTree {
   }
 
   resize(id: number, sizeBytes: number): Promise<void> {
-    return this.#files.resize(id, sizeBytes, isOwnClient)
+    return this.#files.resize(id, sizeBytes, isFileClient)
   }
 
   async setModified(id: number, modifiedMs: number): Promise<void> {

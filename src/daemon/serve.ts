@@ -2,6 +2,7 @@
 import { join, resolve } from 'node:path'
 import type { FuseRequest, ServeStatus, ServedExport } from '../api/shapes.ts'
 import { programVersion } from '../api/version.ts'
+import { Undo } from '../base/undo.ts'
 import { NbdServer } from '../export/nbd/server.ts'
 import { HostDevices } from '../host/devices.ts'
 import { openHostWorld } from '../host/world.ts'
@@ -54,28 +55,28 @@ export interface Daemon {
 
 export async function startDaemon(options: ServeOptions, log: ControlLog): Promise<Daemon> {
   const path = resolve(options.poolPath)
-  const undo: (() => Promise<void>)[] = []
+  const undo = new Undo()
   let closing: Promise<void> | null = null
-  const close = (): Promise<void> => (closing ??= unwind(undo))
+  const close = (): Promise<void> => (closing ??= undo.run())
   try {
     belowFilesystems()
     const host = await openHost(options.ioKind)
-    undo.push(() => host.io.shutdown())
+    undo.add(() => host.io.shutdown())
     const pool = await openPool(host, path, poolOptions(log))
-    undo.push(() => pool.close())
+    undo.add(() => pool.close())
     const exports = new PoolExports(pool, options.readOnlyNames)
     const server = await startNbd(host, exports, path, options, log)
-    undo.push(() => server.close(DRAIN_GRACE_MS))
+    undo.add(() => server.close(DRAIN_GRACE_MS))
     const world = openHostWorld()
     const filesystems = new FuseMounts(host.io, new PoolTree(pool), path, world, log)
-    undo.push(() => filesystems.close(true))
+    undo.add(() => filesystems.close(true))
     const devices = new HostDevices({
       files: filesystems,
       world,
       log,
       nbdSocketPath: nbdSocketPathOf(path, options),
     })
-    undo.push(() => devices.forceClose())
+    undo.add(() => devices.forceClose())
     // Devices are made of files in the filesystem: they go first.
     const withdraw = async (isForced: boolean): Promise<void> => {
       await (isForced ? devices.forceClose() : devices.close())
@@ -94,7 +95,7 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
     })
     const controlPath = controlSocketPath(path)
     const control = await ControlServer.start(controlPath, service, log)
-    undo.push(() => control.close())
+    undo.add(() => control.close())
     log.info({ pool: path, io: host.io.kind, addresses: server.addresses }, 'serving')
     return { controlPath, status, withdraw, close }
   } catch (error) {
@@ -110,19 +111,6 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
  */
 function belowFilesystems(): void {
   tryLoadBinding()?.setIoFlusher()
-}
-
-/** Last begun, first ended; all of them, whatever fails. */
-async function unwind(undo: (() => Promise<void>)[]): Promise<void> {
-  const failures: unknown[] = []
-  for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
-    try {
-      await step()
-    } catch (error) {
-      failures.push(error)
-    }
-  }
-  if (failures.length > 0) throw failures[0] as Error
 }
 
 function poolOptions(log: ControlLog): OpenPoolOptions {

@@ -13,6 +13,15 @@ export interface TargetCompletion {
   targetComplete(tag: number, result: number): void
 }
 
+/** One operation as a promise of its result, for control work. */
+export function targetResult(
+  start: (completion: TargetCompletion, tag: number) => void,
+): Promise<number> {
+  return new Promise((resolve) => {
+    start({ targetComplete: (_tag, result) => resolve(result) }, 0)
+  })
+}
+
 /** Durable before it completes (Force Unit Access). */
 export const WRITE_FUA = 1
 /** Zero: keep the range allocated as explicit zeros instead of unmapping it. */

@@ -5,7 +5,7 @@ import { complaintOf, mustRun } from './command.ts'
 import type { Tool } from './command.ts'
 import { losetupArguments } from './loop-devices.ts'
 import type { LoopDevice, LoopSettings, Window } from './loop-devices.ts'
-import { mountOf } from '../base/mount-table.ts'
+import { FUSE_TYPE, mountOf, topMount } from '../base/mount-table.ts'
 import type { MountEntry } from '../base/mount-table.ts'
 import { parseContents, parsePartitions } from './partitions.ts'
 import type { Contents, Partition } from './partitions.ts'
@@ -24,9 +24,6 @@ const DRAIN_WAIT_MS = 3000
 const DRAIN_POLL_MS = 50
 /** A table of more is not made by people. */
 const PARTITION_COUNT_MAX = 128
-
-/** The type of our FUSE mounts in the mount table. */
-export const FUSE_TYPE = 'fuse.varve'
 
 /**
  * A loop device on a file. Direct I/O past the page cache where the file's filesystem can: data
@@ -220,10 +217,6 @@ export async function unmountDirectory(
     throw new OperatingError('io', `${directory} cannot be unmounted: ${complaint}`)
   }
   throw busy(directory, users)
-}
-
-export function topMount(mounts: readonly MountEntry[], directory: string): MountEntry | null {
-  return mounts.findLast((mount) => mount.directory === directory) ?? null
 }
 
 /** `details.users` lists who. */

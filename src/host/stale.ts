@@ -3,10 +3,10 @@
  * ENOTCONN, loop devices on files in it, and mounts of these. It is found by looking at the host
  * alone, for whoever knew about it is gone; and taken away from the top down.
  */
-import { FUSE_TYPE, QUICK_TIMEOUT_MS, attempt, dropLoop, topMount } from './actions.ts'
+import { QUICK_TIMEOUT_MS, attempt, dropLoop } from './actions.ts'
 import type { LoopDevice } from './loop-devices.ts'
 import type { MountEntry } from '../base/mount-table.ts'
-import { isBelow } from '../base/mount-table.ts'
+import { FUSE_TYPE, isBelow, topMount } from '../base/mount-table.ts'
 import type { HostWorld } from './world.ts'
 
 export interface StaleThing {

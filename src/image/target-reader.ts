@@ -1,7 +1,7 @@
 /** Reads of an `ExportTarget` as promises, into pieces of the arena. */
 import { OperatingError } from '../base/errors.ts'
 import type { ExportTarget, ExtentList } from '../export/target.ts'
-import { EXTENT_HOLE, EXTENT_ZERO } from '../export/target.ts'
+import { EXTENT_HOLE, EXTENT_ZERO, targetResult } from '../export/target.ts'
 import type { Arena } from '../io/arena.ts'
 
 export interface Piece {
@@ -34,9 +34,8 @@ export class TargetReader {
       await new Promise<void>((resolve) => arena.wait({ arenaFreed: resolve }))
       at = arena.allocate(lengthBytes)
     }
-    const result = await new Promise<number>((resolve) => {
-      const completion = { targetComplete: (_tag: number, code: number) => resolve(code) }
-      this.#target.read(offsetBytes, lengthBytes, at, completion, 0)
+    const result = await targetResult((completion, tag) => {
+      this.#target.read(offsetBytes, lengthBytes, at, completion, tag)
     })
     const release = (): void => arena.free(at, lengthBytes)
     if (result < 0) {
@@ -50,10 +49,9 @@ export class TargetReader {
   async extents(offsetBytes: number): Promise<{ lengthBytes: number; zero: boolean }[]> {
     const lengthBytes = this.#target.sizeBytes - offsetBytes
     const out = this.#extents
-    const result = await new Promise<number>((resolve) => {
-      const completion = { targetComplete: (_tag: number, code: number) => resolve(code) }
+    const result = await targetResult((completion, tag) => {
       const context = { kind: 'allocation' } as const
-      this.#target.extents(offsetBytes, lengthBytes, context, out, completion, 0)
+      this.#target.extents(offsetBytes, lengthBytes, context, out, completion, tag)
     })
     if (result < 0) throw this.#failed('map', offsetBytes, result)
     const list: { lengthBytes: number; zero: boolean }[] = []

@@ -6,8 +6,7 @@ import { spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { run, Server } from '../command.ts'
-import { varveCommand } from '../project.ts'
-import { varve } from './servers.ts'
+import { serveVarve, varve } from './servers.ts'
 
 export type FuseServerKind = 'varve' | 'qemu-storage-daemon' | 'varve fuse-native'
 
@@ -45,12 +44,8 @@ async function startVarve(
   await varve(pool, 'init')
   await varve(pool, 'import', image, 'disk')
   const transport = kind === 'varve' ? 'native' : 'fuse-native'
-  const [program, first] = varveCommand
-  const args = ['serve', '--fuse', mountPath, '--fuse-transport', transport]
   const forget = unmountAtExit(mountPath)
-  // The control socket is the last thing that comes up.
-  const socket = join(pool, 'control.sock')
-  const server = await Server.start(program, [...first, '--pool', pool, ...args], socket)
+  const server = await serveVarve(pool, '--fuse', mountPath, '--fuse-transport', transport)
   return {
     kind,
     description: `varve serve --fuse-transport ${transport}, checksums verified on read`,

@@ -50,9 +50,10 @@ export async function varve(pool: string, ...args: string[]): Promise<string> {
 }
 
 /** Starts `varve serve` on a pool; its control socket is the last thing that comes up. */
-export function serveVarve(pool: string): Promise<Server> {
+export function serveVarve(pool: string, ...args: string[]): Promise<Server> {
   const [program, first] = varveCommand
-  return Server.start(program, [...first, '--pool', pool, 'serve'], join(pool, 'control.sock'))
+  const words = [...first, '--pool', pool, 'serve', ...args]
+  return Server.start(program, words, join(pool, 'control.sock'))
 }
 
 export function varveUri(pool: string, name: string): string {

@@ -1,9 +1,8 @@
 /** The two devices xfstests works on: attached volumes, or plain files to compare with. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { varve } from '../bench/servers.ts'
-import { run, Server } from '../command.ts'
-import { varveCommand } from '../project.ts'
+import { serveVarve, varve } from '../bench/servers.ts'
+import { run } from '../command.ts'
 
 export interface Devices {
   testDevice: string
@@ -21,9 +20,7 @@ export async function attachVolumes(folder: string, size: string): Promise<Devic
   mkdirSync(mountPath)
   await varve(pool, 'init')
   for (const name of NAMES) await varve(pool, 'create', name, size)
-  const [program, first] = varveCommand
-  const args = [...first, '--pool', pool, 'serve', '--fuse', mountPath]
-  const server = await Server.start(program, args, join(pool, 'control.sock'))
+  const server = await serveVarve(pool, '--fuse', mountPath)
   const [testDevice, scratchDevice] = await attachBoth(pool).catch(async (error: unknown) => {
     await server.stop()
     throw error

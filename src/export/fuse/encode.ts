@@ -1,5 +1,5 @@
 /** Bodies of replies, written into memory at an offset. Layouts are in `abi.ts`. */
-import { setUint53 } from '../../base/bytes.ts'
+import { setUint53, setZeros } from '../../base/bytes.ts'
 import { BLOCK_SIZE_BYTES } from '../../base/units.ts'
 import {
   ATTR,
@@ -14,6 +14,7 @@ import {
   S_IFDIR,
   S_IFREG,
 } from './abi.ts'
+import { NAME_BYTES_MAX } from './names.ts'
 import type { Attributes, DirectoryEntry, FilesystemSpace } from './operations.ts'
 
 /** How long the kernel may believe attributes; a change made elsewhere shows after that. */
@@ -21,7 +22,6 @@ export const ATTRIBUTES_VALID_SECONDS = 1
 const SECTOR_BYTES = 512
 /** statx(2): type, mode, links, owner, times, inode, size, blocks, and the time of birth. */
 const STATX_BASIC_AND_BTIME = 0xfff
-const NAME_BYTES_MAX = 255
 const DIRENT_ALIGNMENT = 8
 
 function setTime(
@@ -81,9 +81,7 @@ export function encodeAttributesReply(view: DataView, at: number, attributes: At
 }
 
 export function encodeStatx(view: DataView, at: number, attributes: Attributes): number {
-  for (let offset = 0; offset < STATX_OUT.endOffset; offset += 4) {
-    view.setUint32(at + offset, 0, true)
-  }
+  setZeros(view, at, STATX_OUT.endOffset)
   setUint53(view, at + STATX_OUT.attrValid, ATTRIBUTES_VALID_SECONDS)
   view.setUint32(at + STATX_OUT.mask, STATX_BASIC_AND_BTIME, true)
   view.setUint32(at + STATX_OUT.blksize, BLOCK_SIZE_BYTES, true)
@@ -119,9 +117,7 @@ export function encodeSpace(view: DataView, at: number, space: FilesystemSpace):
   view.setUint32(at + STATFS_OUT.bsize, BLOCK_SIZE_BYTES, true)
   view.setUint32(at + STATFS_OUT.namelen, NAME_BYTES_MAX, true)
   view.setUint32(at + STATFS_OUT.frsize, BLOCK_SIZE_BYTES, true)
-  for (let offset = STATFS_OUT.padding; offset < STATFS_OUT.endOffset; offset += 4) {
-    view.setUint32(at + offset, 0, true)
-  }
+  setZeros(view, at + STATFS_OUT.padding, STATFS_OUT.endOffset - STATFS_OUT.padding)
   return STATFS_OUT.endOffset
 }
 

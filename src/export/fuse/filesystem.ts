@@ -28,7 +28,7 @@ import type {
   HandleNumber,
   NodeNumber,
 } from './operations.ts'
-import { SEEK_DATA, SEEK_HOLE } from './operations.ts'
+import { ATTRIBUTE_PREFIX, SEEK_DATA, SEEK_HOLE } from './operations.ts'
 
 export interface PoolFilesystemOptions {
   /** Others than the owner may look and read, too. */
@@ -48,8 +48,6 @@ export interface OpenFile {
   client: string
 }
 
-/** Extended attributes of disks begin so. */
-const ATTRIBUTE_PREFIX = 'user.varve.'
 const FIXED_NODE_COUNT = 3
 const NODES_PER_DISK = 2
 

@@ -4,7 +4,7 @@
  * bytes its fixed arguments have; names follow them.
  */
 import { constants } from 'node:fs'
-import { tryUint53 } from '../../base/bytes.ts'
+import { setUint53, tryUint53 } from '../../base/bytes.ts'
 import { Errno, OperatingError } from '../../base/errors.ts'
 import {
   COPY_FILE_RANGE_IN,
@@ -39,6 +39,7 @@ import {
 } from './encode.ts'
 import { errnoOf, refusal } from './errors.ts'
 import { meaningOf } from './nodes.ts'
+import { CLIENT_PREFIX } from './operations.ts'
 import type {
   AttributeChanges,
   Attributes,
@@ -47,7 +48,6 @@ import type {
   HandleNumber,
   NodeNumber,
 } from './operations.ts'
-import { setUint53 } from '../../base/bytes.ts'
 
 /** What a mount has open: files are closed when it ends without their RELEASE. */
 export interface OpenTable {
@@ -81,7 +81,6 @@ type Handler = (call: Call) => Promise<number>
 /** How long a name that always leads to the same folder may be believed. */
 const FIXED_NAME_VALID_SECONDS = 3600
 const LISTING_COUNT_MAX = 4096
-const ENFILE = 23
 const O_ACCMODE = 3
 const MODE_BITS = 0o7777
 const TYPE_BITS = 0o170000
@@ -179,26 +178,28 @@ async function removeDirectory(call: Call): Promise<number> {
   return 0
 }
 
-async function rename(call: Call): Promise<number> {
-  const [name, newName] = names(call, RENAME_IN.endOffset, 2)
+/** `namesAt`: where the fixed arguments end; the new folder begins both kinds of them. */
+async function renameWith(call: Call, namesAt: number): Promise<number> {
+  const [name, newName] = names(call, namesAt, 2)
   const newParent = uint53(call, RENAME_IN.newdir)
   await call.operations.rename(call.node, name, newParent, newName)
   return 0
 }
 
+function rename(call: Call): Promise<number> {
+  return renameWith(call, RENAME_IN.endOffset)
+}
+
 async function rename2(call: Call): Promise<number> {
   const flags = call.view.getUint32(RENAME2_IN.flags, true)
   if ((flags & ~RENAME_NOREPLACE) !== 0) throw refusal(Errno.EINVAL, 'names are not exchanged')
-  const [name, newName] = names(call, RENAME2_IN.endOffset, 2)
-  const newParent = uint53(call, RENAME2_IN.newdir)
-  await call.operations.rename(call.node, name, newParent, newName)
-  return 0
+  return renameWith(call, RENAME2_IN.endOffset)
 }
 
 /** Opens, and says how the kernel is to treat it. */
 function openNode(call: Call, node: NodeNumber, flags: number): { handle: number; how: number } {
   const isWritable = (flags & O_ACCMODE) !== constants.O_RDONLY
-  const client = `fuse, process ${call.processId}`
+  const client = `${CLIENT_PREFIX}, process ${call.processId}`
   const handle = call.operations.open(node, isWritable, client)
   call.open.files.add(handle)
   const isDirect = (flags & constants.O_DIRECT) !== 0
@@ -245,7 +246,7 @@ async function release(call: Call): Promise<number> {
 
 async function openDirectory(call: Call): Promise<number> {
   const { listings } = call.open
-  if (listings.size >= LISTING_COUNT_MAX) throw refusal(ENFILE, 'too many listings are open')
+  if (listings.size >= LISTING_COUNT_MAX) throw refusal(Errno.ENFILE, 'too many listings are open')
   const entries = await call.operations.list(call.node)
   let handle = listings.size
   while (listings.has(handle)) handle += 1

@@ -1,10 +1,15 @@
 /** FUSE_INIT: what the kernel offers and what we take of it. */
-import type { FuseMountOptions } from './transport.ts'
-import { FUSE_MAJOR, FUSE_MINOR, FUSE_MINOR_MIN, INIT_IN, INIT_OUT, InitFlag } from './abi.ts'
-import { InitFlag2 } from './abi.ts'
+import { setZeros } from '../../base/bytes.ts'
+import {
+  FUSE_MAJOR,
+  FUSE_MINOR,
+  FUSE_MINOR_MIN,
+  INIT_IN,
+  INIT_OUT,
+  InitFlag,
+  InitFlag2,
+} from './abi.ts'
 import { BODY_BYTES, SLOT_COUNT } from './slots.ts'
-
-export type InitLimits = Pick<FuseMountOptions, 'allowOther'>
 
 /**
  * Taken where offered. What is not, and why:
@@ -52,9 +57,7 @@ export function answerInit(
   const flags = view.getUint32(argumentsAt + INIT_IN.flags, true) & FLAGS_WANTED
   const isExtended = (flags & InitFlag.INIT_EXT) !== 0 && argumentsBytes > INIT_IN.flags2
   const offered2 = isExtended ? view.getUint32(argumentsAt + INIT_IN.flags2, true) : 0
-  for (let offset = 0; offset < INIT_OUT.endOffset; offset += 4) {
-    view.setUint32(replyAt + offset, 0, true)
-  }
+  setZeros(view, replyAt, INIT_OUT.endOffset)
   view.setUint32(replyAt + INIT_OUT.major, FUSE_MAJOR, true)
   view.setUint32(replyAt + INIT_OUT.minor, Math.min(minor, FUSE_MINOR), true)
   const readahead = view.getUint32(argumentsAt + INIT_IN.maxReadahead, true)

@@ -12,6 +12,7 @@ import type { MessageDevice, MessageOwner } from '../../io/messages.ts'
 import { tryLoadBinding } from '../../native/binding.ts'
 import type { SessionOwner } from './kernel-session.ts'
 import { KernelSession } from './kernel-session.ts'
+import { MountEnd } from './mount-end.ts'
 import { attach, detach, mountedAt, prepareMountPoint } from './mount-point.ts'
 import type { FileOperations } from './operations.ts'
 import { BODY_BYTES, REQUEST_HEADER_BYTES, Slots } from './slots.ts'
@@ -19,52 +20,37 @@ import type { FuseMount, FuseMountOptions } from './transport.ts'
 
 /** The kernel asks at once; nothing else can be on the device before. */
 const INIT_TIMEOUT_MS = 10_000
-/** The kernel lets go of an unmounted filesystem at once, unless someone still holds it. */
-const LET_GO_TIMEOUT_MS = 3_000
 const LITTLE_ENDIAN: boolean = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 
 class KernelMount implements FuseMount, MessageOwner, SessionOwner {
   readonly transport = 'native'
   readonly mountPath: string
-  readonly #io: Io
   readonly #slots: Slots
   readonly #session: KernelSession
-  /** Of the mounted filesystem; null before. */
-  #deviceNumber: string | null = null
+  readonly #end: MountEnd
   #device: MessageDevice | null = null
-  #isOver = false
   #isUnmounting = false
-  #reason: string | null = null
-  #listener: ((reason: string) => void) | null = null
   readonly initialization: Promise<number>
-  readonly #over: Promise<void>
   #onInitialized: (errno: number) => void = () => undefined
-  #onOver: () => void = () => undefined
 
-  constructor(io: Io, mountPath: string, slots: Slots, operations: FileOperations) {
-    this.#io = io
-    this.mountPath = mountPath
+  constructor(slots: Slots, operations: FileOperations, end: MountEnd) {
+    this.mountPath = end.mountPath
     this.#slots = slots
     this.#session = new KernelSession(slots, operations, this)
+    this.#end = end
     this.initialization = new Promise((resolve) => (this.#onInitialized = resolve))
-    this.#over = new Promise((resolve) => (this.#onOver = resolve))
   }
 
-  async start(device: MessageDevice): Promise<void> {
+  start(device: MessageDevice): void {
     this.#device = device
-    this.#deviceNumber = (await mountedAt(this.mountPath))?.deviceNumber ?? null
   }
 
   onEnd(listener: (reason: string) => void): void {
-    this.#listener = listener
-    if (this.#reason !== null) {
-      const reason = this.#reason
-      queueMicrotask(() => listener(reason))
-    }
+    this.#end.onEnd(listener)
   }
 
   async unmount(force: boolean): Promise<void> {
-    if (this.#isOver) return
+    if (this.#end.isOver) return
     this.#isUnmounting = true
     try {
       if (force) await this.#endByForce()
@@ -120,57 +106,35 @@ class KernelMount implements FuseMount, MessageOwner, SessionOwner {
     const isOutside = !this.#isUnmounting
     this.#device = null
     this.#onInitialized(result === 0 ? Errno.ENODEV : -result)
-    this.#end(isOutside, result).catch((error: unknown) => this.failed(error))
+    this.#finish(isOutside, result).catch((error: unknown) => this.failed(error))
   }
 
-  async #end(isOutside: boolean, result: number): Promise<void> {
+  async #finish(isOutside: boolean, result: number): Promise<void> {
     await this.#session.end()
     this.#slots.close()
-    // Of a connection that was aborted the mount stays, and gives whoever looks there errors.
-    const isLeft = isOutside && (await this.#isOnTop())
-    if (isLeft) await detach(this.mountPath, true).catch(() => undefined)
-    this.#isOver = true
-    this.#onOver()
-    if (!isOutside) return
+    if (!isOutside) {
+      this.#end.end(null)
+      return
+    }
+    const isLeft = await this.#end.detachLeft()
     const isUnmounted = !isLeft && (result === 0 || result === -Errno.ENODEV)
     const fact = isUnmounted ? 'was unmounted' : `was aborted (errno ${-result})`
-    this.#reason = `the filesystem at ${this.mountPath} ${fact}`
-    this.#listener?.(this.#reason)
+    this.#end.end(`the filesystem at ${this.mountPath} ${fact}`)
   }
 
-  /** Rejects `busy` while anything holds the filesystem, seen here or not. */
   async #endIfUnused(): Promise<void> {
-    if (await this.#isOnTop()) await detach(this.mountPath, false)
-    // Unmounted lazily by someone, hidden under another mount, or seen in another namespace: then
-    // files may be open that no folder of ours leads to.
-    if (await this.#isOverWithin(LET_GO_TIMEOUT_MS)) return
-    throw new OperatingError('busy', `something still holds the files of ${this.mountPath}`, {
-      hint: 'It is unmounted, and goes when they are closed.',
-    })
+    if (await this.#end.isOnTop()) await detach(this.mountPath, false)
+    await this.#end.mustComeSoon()
   }
 
   /** Closing the device gives errors to whoever still has files open. */
   async #endByForce(): Promise<void> {
     try {
-      if (await this.#isOnTop()) await detach(this.mountPath, true)
+      if (await this.#end.isOnTop()) await detach(this.mountPath, true)
     } finally {
       this.#device?.close()
-      await this.#over
+      await this.#end.over
     }
-  }
-
-  /** Whether the mount at our path is ours: nobody else's is taken away. */
-  async #isOnTop(): Promise<boolean> {
-    const mounted = await mountedAt(this.mountPath)
-    return mounted !== null && mounted.deviceNumber === this.#deviceNumber
-  }
-
-  async #isOverWithin(timeoutMs: number): Promise<boolean> {
-    let cancel = (): void => undefined
-    const late = new Promise<void>((resolve) => (cancel = this.#io.setTimer(timeoutMs, resolve)))
-    await Promise.race([this.#over, late])
-    cancel()
-    return this.#isOver
   }
 }
 
@@ -193,7 +157,6 @@ export async function startKernelMount(
       hint: 'One mount shows the whole pool.',
     })
   }
-  const mount = new KernelMount(io, mountPath, slots, operations)
   let fd: number
   try {
     fd = await attach(binding, { ...options, mountPath })
@@ -201,7 +164,10 @@ export async function startKernelMount(
     slots.close()
     throw error
   }
-  await mount.start(must(io.openMessages(fd, mount), 'messages through the ring'))
+  const deviceNumber = (await mountedAt(mountPath))?.deviceNumber ?? null
+  const end = new MountEnd(io, mountPath, deviceNumber)
+  const mount = new KernelMount(slots, operations, end)
+  mount.start(must(io.openMessages(fd, mount), 'messages through the ring'))
   const errno = await initialized(mount, io)
   if (errno !== 0) {
     await mount.unmount(true)
@@ -210,7 +176,7 @@ export async function startKernelMount(
       hint: 'Linux 4.20 or later is needed, or --fuse-transport fuse-native.',
     })
   }
-  await raiseReadahead(mountPath)
+  if (deviceNumber !== null) await raiseReadahead(deviceNumber)
   return mount
 }
 
@@ -230,9 +196,7 @@ async function initialized(mount: KernelMount, io: Io): Promise<number> {
  * A reader in order is read ahead by whole requests instead of 128 KiB, where we may say so. Only
  * speed hangs on it.
  */
-async function raiseReadahead(mountPath: string): Promise<void> {
-  const mounted = await mountedAt(mountPath)
-  if (mounted === null) return
-  const path = `/sys/class/bdi/${mounted.deviceNumber}/read_ahead_kb`
+async function raiseReadahead(deviceNumber: string): Promise<void> {
+  const path = `/sys/class/bdi/${deviceNumber}/read_ahead_kb`
   await writeFile(path, String(BODY_BYTES / KIB)).catch(() => undefined)
 }

@@ -11,6 +11,7 @@ import { errnoOf, refusal } from './errors.ts'
 import type { LibfuseCallbacks, LibfuseSpace, LibfuseStat, XattrReply } from './fuse-native.ts'
 import type { Reply } from './fuse-native.ts'
 import { LibfuseData } from './libfuse-data.ts'
+import { NAME_BYTES_MAX } from './names.ts'
 import { SNAPSHOTS_NODE, VOLUMES_NODE } from './nodes.ts'
 import type {
   Attributes,
@@ -20,17 +21,12 @@ import type {
   HandleNumber,
   NodeNumber,
 } from './operations.ts'
-import { ROOT_NODE } from './operations.ts'
+import { ATTRIBUTE_PREFIX, CLIENT_PREFIX, ROOT_NODE } from './operations.ts'
 
 const SECTOR_BYTES = 512
-const NAME_BYTES_MAX = 255
 const PERMISSION_BITS = 0o7777
 const UNCHANGED_ID = 0xffffffff
 const UINT32_MAX = 0xffffffff
-/** Shown to whoever asks who uses a disk; libfuse knows the process, fuse-native does not say. */
-const CLIENT = 'fuse'
-/** The kernel asks for attributes of other kinds at every write. */
-const OWN_ATTRIBUTES = 'user.varve.'
 
 /** Folders that are always there; to look one up counts all that is in it. */
 const FIXED_NODES: ReadonlyMap<string, NodeNumber> = new Map([
@@ -181,24 +177,17 @@ export class LibfuseCalls implements LibfuseCallbacks {
   }
 
   unlink(path: string, reply: Reply): void {
-    this.#answerDone(reply, async () => {
-      const { parentPath, name } = split(path)
-      await this.#operations.unlink(await this.#nodeOf(parentPath), name)
-    })
+    this.#answerByName(path, reply, (parent, name) => this.#operations.unlink(parent, name))
   }
 
   mkdir(path: string, _mode: number, reply: Reply): void {
-    this.#answerDone(reply, async () => {
-      const { parentPath, name } = split(path)
-      await this.#operations.makeDirectory(await this.#nodeOf(parentPath), name)
-    })
+    this.#answerByName(path, reply, (parent, name) => this.#operations.makeDirectory(parent, name))
   }
 
   rmdir(path: string, reply: Reply): void {
-    this.#answerDone(reply, async () => {
-      const { parentPath, name } = split(path)
-      await this.#operations.removeDirectory(await this.#nodeOf(parentPath), name)
-    })
+    this.#answerByName(path, reply, (parent, name) =>
+      this.#operations.removeDirectory(parent, name),
+    )
   }
 
   rename(path: string, newPath: string, reply: Reply): void {
@@ -225,7 +214,8 @@ export class LibfuseCalls implements LibfuseCallbacks {
   }
 
   getxattr(path: string, name: string, reply: XattrReply): void {
-    if (!name.startsWith(OWN_ATTRIBUTES)) return reply(-Errno.ENODATA)
+    // The kernel asks for attributes of other kinds at every write.
+    if (!name.startsWith(ATTRIBUTE_PREFIX)) return reply(-Errno.ENODATA)
     this.#answerWith(reply, async () => {
       return Buffer.from(await this.#operations.attribute(await this.#nodeOf(path), name))
     })
@@ -255,7 +245,8 @@ export class LibfuseCalls implements LibfuseCallbacks {
   }
 
   #open(node: NodeNumber, isWritable: boolean): HandleNumber {
-    const handle = this.#operations.open(node, isWritable, CLIENT)
+    // libfuse knows the process, but fuse-native does not say.
+    const handle = this.#operations.open(node, isWritable, CLIENT_PREFIX)
     this.#handles.set(handle, node)
     return handle
   }
@@ -273,6 +264,17 @@ export class LibfuseCalls implements LibfuseCallbacks {
     if (path === '/') return this.#operations.attributes(ROOT_NODE)
     const { parentPath, name } = split(path)
     return this.#operations.lookup(await this.#nodeOf(parentPath), name)
+  }
+
+  #answerByName(
+    path: string,
+    reply: Reply,
+    work: (parent: NodeNumber, name: string) => Promise<unknown>,
+  ): void {
+    this.#answerDone(reply, async () => {
+      const { parentPath, name } = split(path)
+      await work(await this.#nodeOf(parentPath), name)
+    })
   }
 
   /** `work` replies itself, unless it fails. */

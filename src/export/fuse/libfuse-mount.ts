@@ -9,21 +9,27 @@
 import { access, readdir, readlink, writeFile } from 'node:fs/promises'
 import { must } from '../../base/assert.ts'
 import { OperatingError } from '../../base/errors.ts'
+import { FUSE_TYPE } from '../../base/mount-table.ts'
 import type { Io } from '../../io/io.ts'
 import type { FuseNative } from './fuse-native.ts'
 import { createFuseNative, MOUNT_PATH_BYTES_MAX, OPTION_TEXT_BYTES_MAX } from './fuse-native.ts'
 import { LibfuseCalls } from './libfuse-calls.ts'
-import { detach, FILESYSTEM_TYPE, mountedAt, prepareMountPoint } from './mount-point.ts'
+import { MountEnd } from './mount-end.ts'
+import {
+  DEVICE,
+  DEVICE_HINT,
+  detach,
+  mountedAt,
+  namingOptions,
+  prepareMountPoint,
+} from './mount-point.ts'
 import type { FileOperations } from './operations.ts'
 import type { FuseMount, FuseMountOptions } from './transport.ts'
 
-const DEVICE = '/dev/fuse'
 const DESCRIPTORS = '/proc/self/fd'
 const WATCH_INTERVAL_MS = 500
 /** While an unmount waits for the end. */
 const CLOSE_WATCH_INTERVAL_MS = 5
-/** The kernel lets go of an unmounted filesystem at once, unless someone still holds it. */
-const LET_GO_TIMEOUT_MS = 3_000
 
 class LibfuseMount implements FuseMount {
   readonly transport = 'fuse-native'
@@ -33,73 +39,45 @@ class LibfuseMount implements FuseMount {
   readonly #calls: LibfuseCalls
   /** As a link in /proc/self/fd. */
   readonly #descriptor: string
-  /** Of the mounted filesystem, "0:NUMBER". */
-  readonly #deviceNumber: string
-  readonly #over: Promise<void>
-  #onOver: () => void = () => undefined
-  #isOver = false
+  readonly #end: MountEnd
   #unmountingCount = 0
   #cancelWatch: () => void = () => undefined
-  #reason: string | null = null
-  #listener: ((reason: string) => void) | null = null
 
-  constructor(
-    io: Io,
-    mountPath: string,
-    fuse: FuseNative,
-    calls: LibfuseCalls,
-    descriptor: string,
-    deviceNumber: string,
-  ) {
+  constructor(io: Io, fuse: FuseNative, calls: LibfuseCalls, descriptor: string, end: MountEnd) {
     this.#io = io
-    this.mountPath = mountPath
+    this.mountPath = end.mountPath
     this.#fuse = fuse
     this.#calls = calls
     this.#descriptor = descriptor
-    this.#deviceNumber = deviceNumber
-    this.#over = new Promise((resolve) => (this.#onOver = resolve))
+    this.#end = end
     this.#watch()
   }
 
   onEnd(listener: (reason: string) => void): void {
-    this.#listener = listener
-    if (this.#reason === null) return
-    const reason = this.#reason
-    queueMicrotask(() => listener(reason))
+    this.#end.onEnd(listener)
   }
 
   async unmount(force: boolean): Promise<void> {
-    if (this.#isOver) return
+    if (this.#end.isOver) return
     this.#unmountingCount += 1
     this.#watch()
     try {
-      if (await this.#isOnTop()) await detach(this.mountPath, force)
+      if (await this.#end.isOnTop()) await detach(this.mountPath, force)
       // Files still open keep a forced mount alive, as another mount namespace keeps any.
       if (force) await this.#abort()
-      if (await this.#isOverWithin(LET_GO_TIMEOUT_MS)) return
-      throw new OperatingError('busy', `something still holds the files of ${this.mountPath}`, {
-        hint: 'It is unmounted, and goes when they are closed.',
-      })
+      await this.#end.mustComeSoon()
     } finally {
       this.#unmountingCount -= 1
     }
   }
 
   async #abort(): Promise<void> {
-    const [, connection] = this.#deviceNumber.split(':')
+    const connection = this.#end.deviceNumber?.split(':')[1] ?? ''
     try {
       await writeFile(`/sys/fs/fuse/connections/${connection}/abort`, '1')
     } catch {
       // Gone already, or /sys/fs/fuse/connections is not mounted: then we can only wait.
     }
-  }
-
-  async #isOverWithin(timeoutMs: number): Promise<boolean> {
-    let cancel = (): void => undefined
-    const late = new Promise<void>((resolve) => (cancel = this.#io.setTimer(timeoutMs, resolve)))
-    await Promise.race([this.#over, late])
-    cancel()
-    return this.#isOver
   }
 
   #watch(): void {
@@ -109,33 +87,22 @@ class LibfuseMount implements FuseMount {
   }
 
   async #look(): Promise<void> {
-    if (this.#isOver) return
+    if (this.#end.isOver) return
     const isOutside = this.#unmountingCount === 0
     // Closed after the last of libfuse's threads has gone; a reply may still have to settle here.
     const isGone = !(await isDevice(this.#descriptor)) && this.#calls.isIdle
-    if (isGone && isOutside && (await this.#isOnTop())) {
-      // Of a connection that was aborted the mount stays, and gives whoever looks there errors.
-      await detach(this.mountPath, true).catch(() => undefined)
-    }
-    if (this.#isOver) return
-    if (isGone) this.#end(isOutside)
+    if (isGone && isOutside) await this.#end.detachLeft()
+    if (this.#end.isOver) return
+    if (isGone) this.#finish(isOutside)
     else this.#watch()
   }
 
-  /** Whether the mount at our path is ours: nobody else's is taken away. */
-  async #isOnTop(): Promise<boolean> {
-    return (await mountedAt(this.mountPath))?.deviceNumber === this.#deviceNumber
-  }
-
-  #end(isOutside: boolean): void {
-    this.#isOver = true
+  #finish(isOutside: boolean): void {
     this.#cancelWatch()
     this.#calls.closeAll()
     this.#fuse.forget()
-    this.#onOver()
-    if (!isOutside) return
-    this.#reason = `the filesystem at ${this.mountPath} was unmounted or its connection aborted`
-    this.#listener?.(this.#reason)
+    const fact = `the filesystem at ${this.mountPath} was unmounted or its connection aborted`
+    this.#end.end(isOutside ? fact : null)
   }
 }
 
@@ -156,26 +123,18 @@ export async function startLibfuseMount(
     await fuse.mount()
   } catch (cause) {
     // libfuse may have mounted before it failed; whoever looked there would wait for ever.
-    if ((await mountedAt(mountPath))?.type === FILESYSTEM_TYPE) await detach(mountPath, true)
+    if ((await mountedAt(mountPath))?.type === FUSE_TYPE) await detach(mountPath, true)
     throw mountRefused(options, cause)
   }
   const descriptor = [...(await openDevices())].find((name) => !before.has(name))
   const { deviceNumber } = must(await mountedAt(mountPath), 'what was just mounted')
-  return new LibfuseMount(
-    io,
-    mountPath,
-    fuse,
-    calls,
-    must(descriptor, "the mount's open device"),
-    deviceNumber,
-  )
+  const end = new MountEnd(io, mountPath, deviceNumber)
+  return new LibfuseMount(io, fuse, calls, must(descriptor, "the mount's open device"), end)
 }
 
 function optionTextOf({ sourceName, allowOther }: FuseMountOptions): string {
   const words = [
-    // libfuse's way to have a comma in an option.
-    `fsname=${sourceName.replace(/[\\,]/g, '\\$&')}`,
-    'subtype=varve',
+    ...namingOptions(sourceName),
     'default_permissions',
     // Without it, removing an open file renames it instead, to a name libfuse makes up.
     'hard_remove',
@@ -209,7 +168,7 @@ async function verifyDevice(): Promise<void> {
     await access(DEVICE)
   } catch (cause) {
     throw new OperatingError('unsupported', `${DEVICE} is not there`, {
-      hint: 'Load the kernel module with `modprobe fuse`; a container needs --device /dev/fuse.',
+      hint: DEVICE_HINT,
       cause,
     })
   }

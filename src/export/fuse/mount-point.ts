@@ -6,14 +6,16 @@ import { execFile, spawn } from 'node:child_process'
 import { readFile, realpath, stat } from 'node:fs/promises'
 import { Errno, OperatingError } from '../../base/errors.ts'
 import type { MountEntry } from '../../base/mount-table.ts'
-import { mountOf, parseMountTable } from '../../base/mount-table.ts'
+import { FUSE_TYPE, mountOf, parseMountTable, topMount } from '../../base/mount-table.ts'
 import type { Binding } from '../../native/binding.ts'
 import { BODY_BYTES } from './slots.ts'
 import type { FuseMountOptions } from './transport.ts'
 
-export const FILESYSTEM_TYPE = 'fuse.varve'
-const SUBTYPE = 'varve'
-const DEVICE = '/dev/fuse'
+export const DEVICE = '/dev/fuse'
+export const DEVICE_HINT =
+  'Load the kernel module with `modprobe fuse`; a container needs --device /dev/fuse.'
+/** What the kernel shows behind "fuse.". */
+const SUBTYPE = FUSE_TYPE.slice('fuse.'.length)
 const COMMAND_TIMEOUT_MS = 30_000
 /** A mount whose server is gone answers at once; one that does not is alive, or worse. */
 const PROBE_TIMEOUT_MS = 2_000
@@ -21,14 +23,19 @@ const PROBE_TIMEOUT_MS = 2_000
 const MAX_READ = `max_read=${BODY_BYTES}`
 const ENOTCONN_TEXT = 'not connected'
 
+/** How libfuse's programs are told what `mount` and `df` show. */
+export function namingOptions(sourceName: string): string[] {
+  // libfuse's way to have a comma in an option.
+  return [`fsname=${sourceName.replace(/[\\,]/g, '\\$&')}`, `subtype=${SUBTYPE}`]
+}
+
 async function mountTable(): Promise<MountEntry[]> {
   return parseMountTable(await readFile('/proc/self/mountinfo', 'utf8'))
 }
 
 /** What is mounted at `path` itself, on top; null for nothing. */
 export async function mountedAt(path: string): Promise<MountEntry | null> {
-  const table = await mountTable()
-  return table.findLast(({ directory }) => directory === path) ?? null
+  return topMount(await mountTable(), path)
 }
 
 /**
@@ -37,7 +44,7 @@ export async function mountedAt(path: string): Promise<MountEntry | null> {
  */
 export async function prepareMountPoint(path: string): Promise<string> {
   const mounted = await mountedAt(path)
-  if (mounted?.type === FILESYSTEM_TYPE) {
+  if (mounted?.type === FUSE_TYPE) {
     if (await isAlive(path)) {
       throw new OperatingError('busy', `a pool is mounted at ${path} already`, {
         hint: `Name another folder, or stop its server; \`umount ${path}\` if it has none.`,
@@ -59,7 +66,7 @@ export async function prepareMountPoint(path: string): Promise<string> {
     })
   }
   if (real !== path) return prepareMountPoint(real)
-  if (mountOf(await mountTable(), real)?.type === FILESYSTEM_TYPE) throw insideOf(real)
+  if (mountOf(await mountTable(), real)?.type === FUSE_TYPE) throw insideOf(real)
   return real
 }
 
@@ -94,7 +101,7 @@ function attachAsRoot(binding: Binding, options: FuseMountOptions): number {
   if (fd < 0) {
     throw new OperatingError('unsupported', `${DEVICE} cannot be opened`, {
       errno: -fd,
-      hint: 'Load the kernel module with `modprobe fuse`; a container needs --device /dev/fuse.',
+      hint: DEVICE_HINT,
     })
   }
   const words = [
@@ -108,7 +115,7 @@ function attachAsRoot(binding: Binding, options: FuseMountOptions): number {
   if (options.allowOther) words.push('allow_other')
   const { sourceName, mountPath } = options
   const text = words.join(',')
-  const result = binding.mountFilesystem(sourceName, mountPath, FILESYSTEM_TYPE, text)
+  const result = binding.mountFilesystem(sourceName, mountPath, FUSE_TYPE, text)
   if (result === 0) return fd
   binding.closeFd(fd)
   throw new OperatingError('io', `cannot mount at ${mountPath}`, {
@@ -134,9 +141,7 @@ async function attachAsUser(binding: Binding, options: FuseMountOptions): Promis
 }
 
 function runFusermount(options: FuseMountOptions, socketFd: number): Promise<void> {
-  // libfuse's way to have a comma in an option.
-  const source = options.sourceName.replace(/[\\,]/g, '\\$&')
-  const words = [`fsname=${source}`, `subtype=${SUBTYPE}`, 'default_permissions', MAX_READ]
+  const words = [...namingOptions(options.sourceName), 'default_permissions', MAX_READ]
   if (options.allowOther) words.push('allow_other')
   const child = spawn('fusermount3', ['-o', words.join(','), '--', options.mountPath], {
     stdio: ['ignore', 'ignore', 'pipe', socketFd],

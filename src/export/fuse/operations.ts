@@ -15,6 +15,11 @@ export type NodeNumber = number
 
 export const ROOT_NODE: NodeNumber = 1
 
+/** How whoever has a file open is named among a disk's users; the transport adds what it knows. */
+export const CLIENT_PREFIX = 'fuse'
+/** Extended attributes of disks begin so. */
+export const ATTRIBUTE_PREFIX = 'user.varve.'
+
 export interface Attributes {
   node: NodeNumber
   isDirectory: boolean
@@ -87,7 +92,10 @@ export interface FileOperations {
   attributeNames(node: NodeNumber): Promise<string[]>
   space(): Promise<FilesystemSpace>
 
-  /** Throws an OperatingError: EISDIR, EROFS for a snapshot to be written. `client` says who. */
+  /**
+   * Throws an OperatingError: EISDIR, EROFS for a snapshot to be written. `client`: see
+   * CLIENT_PREFIX.
+   */
   open(node: NodeNumber, isWritable: boolean, client: string): HandleNumber
   /** Nothing of it may be in flight. */
   close(handle: HandleNumber): void
