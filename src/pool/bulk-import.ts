@@ -4,7 +4,7 @@
  * nothing refers to any of it, and a crash leaves segments that the next open removes.
  */
 import { assert } from '../base/assert.ts'
-import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'
 import { isZero } from '../base/bytes.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
 import type { Arena } from '../io/arena.ts'
@@ -95,8 +95,8 @@ export class BulkVolumeImport implements BulkImport {
     return this.#running
   }
 
-  commit(): Promise<VolumeInfo> {
-    const committing = this.#commit()
+  commit(sizeBytes: number = this.#request.sizeBytes): Promise<VolumeInfo> {
+    const committing = this.#commit(sizeBytes)
     this.#running = committing.then(() => undefined)
     this.#running.catch(() => undefined)
     return committing
@@ -119,8 +119,10 @@ export class BulkVolumeImport implements BulkImport {
     this.#nextBlock = firstBlock + blockCount
   }
 
-  async #commit(): Promise<VolumeInfo> {
+  async #commit(sizeBytes: number): Promise<VolumeInfo> {
     assert(!this.#isOver, 'an import is committed once')
+    const writtenBytes = this.#nextBlock * BLOCK_SIZE_BYTES
+    assert(blocksOf(sizeBytes) * BLOCK_SIZE_BYTES >= writtenBytes, 'a volume holds its blocks')
     const { appender, catalogue, tables } = this.#core
     const request = this.#request
     await this.#writer.finish()
@@ -133,7 +135,7 @@ export class BulkVolumeImport implements BulkImport {
         op: 'create',
         id: catalogue.nextDiskId,
         name: request.name,
-        sizeBytes: request.sizeBytes,
+        sizeBytes,
         createdMs: this.#core.io.wallClockMs(),
         labels: request.labels ?? {},
         root: address === null ? null : [address.segment, address.slot],

@@ -107,8 +107,11 @@ export interface BulkImport {
    * overlap. Zero blocks are found and left unmapped. `bytes` may be reused when it resolves.
    */
   write(offsetBytes: number, bytes: Uint8Array): Promise<void>
-  /** Makes it durable and gives it its name. */
-  commit(): Promise<VolumeInfo>
+  /**
+   * Makes it durable and gives it its name. `sizeBytes`: of the volume, where it was not known at
+   * the beginning; not less than what was written. Without it, the size that was asked for.
+   */
+  commit(sizeBytes?: number): Promise<VolumeInfo>
   /** Gives everything back. Idempotent, also after a failure. */
   abort(): Promise<void>
 }
