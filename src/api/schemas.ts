@@ -53,6 +53,11 @@ export const poolInfoSchema: z.ZodType<shape.PoolInfo> = z.object({
   physicalBytes: bytes,
   capacityBytes: bytes,
   freeBytes: bytes,
+  fill: z.object({
+    state: z.enum(['ok', 'warn', 'full']),
+    percent: z.number().min(0).max(100),
+    warnPercent: z.number().min(0).max(100),
+  }),
   volumeCount: count,
   snapshotCount: count,
   segmentCount: count,

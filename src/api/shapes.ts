@@ -31,6 +31,12 @@ export interface VolumeInfo {
   snapshots: SnapshotInfo[]
 }
 
+export interface Fill {
+  state: 'ok' | 'warn' | 'full'
+  percent: number
+  warnPercent: number
+}
+
 export interface PoolInfo {
   id: string
   path: string
@@ -41,6 +47,7 @@ export interface PoolInfo {
   physicalBytes: number
   capacityBytes: number
   freeBytes: number
+  fill: Fill
   volumeCount: number
   snapshotCount: number
   segmentCount: number

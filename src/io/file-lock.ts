@@ -51,6 +51,16 @@ function claimName(name: string): Promise<Server | null> {
   })
 }
 
+/** On a full disk the lock is held without saying by whom: space is freed through the pool. */
+async function describeHolder(file: FileHandle, holder: string): Promise<void> {
+  await file.truncate(0)
+  try {
+    await file.write(`${holder}\n`, 0)
+  } catch (error) {
+    if (errnoOf(error) !== -Errno.ENOSPC && errnoOf(error) !== Errno.ENOSPC) throw error
+  }
+}
+
 async function take(
   path: string,
   holder: string,
@@ -66,8 +76,7 @@ async function take(
   const claim = await claimName(`\0varve-lock/${dev}:${ino}`)
   if (claim === null) throw await busyError(path, file)
   try {
-    await file.truncate(0)
-    await file.write(`${holder}\n`, 0)
+    await describeHolder(file, holder)
   } catch (error) {
     claim.close()
     throw error

@@ -12,6 +12,7 @@ import { EntryKind, RECORD_BLOCK_COUNT_MAX } from '../format/record.ts'
 import type { Io } from '../io/io.ts'
 import type { NodeWriter } from '../map/page-tables.ts'
 import type { Log } from '../segment/log.ts'
+import type { Space } from './space.ts'
 
 /** The log must wait for its next segment. */
 export class SpareMissing extends Error {
@@ -24,12 +25,12 @@ export class Appender implements NodeWriter {
   readonly #io: Io
   readonly #log: Log
   readonly #staging: number
-  readonly #noteBytes: (lengthBytes: number) => void
+  readonly #space: Space
 
-  constructor(io: Io, log: Log, noteBytes: (lengthBytes: number) => void) {
+  constructor(io: Io, log: Log, space: Space) {
     this.#io = io
     this.#log = log
-    this.#noteBytes = noteBytes
+    this.#space = space
     this.#staging = io.arena.allocate(STAGING_BYTES)
     assert(this.#staging >= 0, 'the arena holds the engine’s staging area')
   }
@@ -72,16 +73,18 @@ export class Appender implements NodeWriter {
     return { segment: this.#log.openSegmentId, slot, blockCount }
   }
 
-  /** Runs `append` until it does not have to wait for a segment. */
-  async retrying<T>(append: () => T): Promise<T> {
-    for (;;) {
-      try {
-        return append()
-      } catch (error) {
-        if (!(error instanceof SpareMissing)) throw error
-        await this.#log.whenSpare()
+  /** Runs `append` until it has to wait neither for a segment nor for the reserve. */
+  retrying<T>(append: () => T): Promise<T> {
+    return this.#space.withReserve(async () => {
+      for (;;) {
+        try {
+          return append()
+        } catch (error) {
+          if (!(error instanceof SpareMissing)) throw error
+          await this.#log.whenSpare()
+        }
       }
-    }
+    })
   }
 
   #ensureRoom(slotCount: number): void {
@@ -99,7 +102,7 @@ export class Appender implements NodeWriter {
     const blockCount = this.#log.entries.counts[0]
     this.#log.beginRecord()
     this.#mustSucceed(result)
-    this.#noteBytes((1 + blockCount) * BLOCK_SIZE_BYTES)
+    this.#space.consume((1 + blockCount) * BLOCK_SIZE_BYTES)
     return slot
   }
 

@@ -15,10 +15,11 @@ import { Catalogue } from './catalogue.ts'
 import { Checkpointer } from './checkpoint.ts'
 import { Cohorts } from './cohort.ts'
 import type { PoolCore } from './core.ts'
-import { physicalBytes } from './reclaim.ts'
+import { ReserveFile } from './reserve-file.ts'
 import { recover } from './recover.ts'
 import type { Recovered } from './recover.ts'
 import { Space } from './space.ts'
+import type { FillListener } from './space.ts'
 import { SuperblockFile } from './superblock-file.ts'
 import { EDGE_OP_COUNT_MAX } from './write-queue.ts'
 
@@ -44,6 +45,8 @@ export interface OpenCoreOptions {
   checksumCacheBytes: number
   holder: string
   onDamage: DamageListener
+  warnPercent: number
+  onFill: FillListener
 }
 
 /**
@@ -111,7 +114,11 @@ async function assemble(
   const recovered = await recover({ io, store, tables, catalogue }, superblock.current)
   const log = new Log(io, store)
   undo.add(() => log.close())
-  await log.begin(recovered.chain.sequence, recovered.chain.previousChecksum)
+  const reserve = await ReserveFile.open(io, path)
+  const space = new Space(io, path, capacityBytes, () => store.physicalBytes(), reserve, options)
+  undo.add(() => space.close())
+  const { sequence, previousChecksum } = recovered.chain
+  await space.withReserve(() => log.begin(sequence, previousChecksum))
   const core: PoolCore = {
     io,
     checksum,
@@ -123,16 +130,13 @@ async function assemble(
     log,
     tables,
     catalogue,
-    appender: new Appender(io, log, (lengthBytes) => {
-      core.space.consume(lengthBytes)
-    }),
+    appender: new Appender(io, log, space),
     cohorts: new Cohorts(),
-    space: new Space(io, path, capacityBytes, () => physicalBytes(core)),
+    space,
   }
   undo.add(() => core.pages.release(io.arena))
   undo.add(() => core.edgePages.release(io.arena))
   undo.add(() => core.appender.close())
-  undo.add(() => core.space.close())
   await core.space.refresh()
   const imports = new Set<BulkVolumeImport>()
   const checkpointer = await settleRecovery(core, superblock, recovered, imports)

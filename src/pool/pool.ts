@@ -34,12 +34,14 @@ import {
 import type { Disk } from './disk.ts'
 import { DiskReads } from './disk-read.ts'
 import { DiskTarget } from './disk-target.ts'
+import { WARN_PERCENT_DEFAULT } from './fill.ts'
 import { mustParseVolumeName } from './names.ts'
 import { IMPORT_COUNT_MAX, openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
 import { PoolFiles } from './pool-files.ts'
-import { physicalBytes, reclaim } from './reclaim.ts'
+import { reclaim } from './reclaim.ts'
 import { resizeVolume, verifyOpenable } from './resize.ts'
+import type { FillListener } from './space.ts'
 import { SuperblockFile } from './superblock-file.ts'
 import type {
   BulkImport,
@@ -85,6 +87,10 @@ export interface OpenPoolOptions {
   /** Left in the lock file for whoever else wants the pool. */
   holder?: string
   onDamage?: DamageListener
+  /** How full it may be before it is said, in percent of what guests may use. */
+  warnPercent?: number
+  /** Told when the pool becomes, or is no longer, nearly full or full. */
+  onFill?: FillListener
   /** Told once, when the pool stops taking writes. */
   onFailure?: (errno: number) => void
 }
@@ -95,6 +101,8 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
   checkpointTailBytes: 256 * MIB,
   holder: `process ${process.pid}`,
   onDamage: () => undefined,
+  warnPercent: WARN_PERCENT_DEFAULT,
+  onFill: () => undefined,
   onFailure: () => undefined,
 }
 
@@ -218,9 +226,10 @@ export class Pool implements PoolOperations {
       createdMs: superblock.createdMs,
       logicalBytes: volumes.reduce((sum, volume) => sum + volume.sizeBytes, 0),
       mappedBytes: mapped,
-      physicalBytes: await physicalBytes(this.#core),
+      physicalBytes: await this.#core.store.physicalBytes(),
       capacityBytes: superblock.capacityBytes,
       freeBytes: this.#core.space.guestBytes,
+      fill: this.#core.space.fill,
       volumeCount: volumes.length,
       snapshotCount: catalogue.diskCount - volumes.length,
       segmentCount: store.count,
@@ -347,6 +356,11 @@ export class Pool implements PoolOperations {
     })
     this.#imports.add(bulk)
     return bulk
+  }
+
+  /** Sees what others do with the disk under the pool, and tells `onFill`. */
+  watchSpace(): Promise<void> {
+    return this.#core.space.refresh()
   }
 
   /** Writes a checkpoint now. */

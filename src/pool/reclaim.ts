@@ -43,7 +43,7 @@ export async function reclaim(
   progress: (progress: ReclaimProgress) => void,
 ): Promise<ReclaimReport> {
   progress({ phase: 'checkpoint', done: 0, total: 1 })
-  const physicalBeforeBytes = await physicalBytes(core)
+  const physicalBeforeBytes = await core.store.physicalBytes()
   const fixed = await fixState(core, checkpointer, imports)
   const marked = await mark(core, fixed, signal, progress)
   await core.cohorts.grace()
@@ -53,17 +53,8 @@ export async function reclaim(
     liveBytes: marked.markedCount * BLOCK_SIZE_BYTES,
     ...swept,
     physicalBeforeBytes,
-    physicalAfterBytes: await physicalBytes(core),
+    physicalAfterBytes: await core.store.physicalBytes(),
   }
-}
-
-/** What the pool's segments take on disk. */
-export async function physicalBytes(core: PoolCore): Promise<number> {
-  let sum = 0
-  for (const id of core.store.ids()) {
-    sum += await core.store.allocatedBytes(id)
-  }
-  return sum
 }
 
 async function fixState(
@@ -71,8 +62,8 @@ async function fixState(
   checkpointer: Checkpointer,
   imports: ImportsInProgress,
 ): Promise<Fixed> {
-  const { log, store, catalogue } = core
-  await log.sealOpen()
+  const { log, store, catalogue, space } = core
+  await space.withReserve(() => log.sealOpen())
   let fixed: Fixed | null = null
   await checkpointer.run({
     full: true,
@@ -147,7 +138,9 @@ async function punchDead(core: PoolCore, id: number, marked: MarkBitmap): Promis
   for (let slot = DATA_SLOT_FIRST; slot <= DATA_SLOT_END; slot += 1) {
     if (slot < DATA_SLOT_END && !marked.isMarked(id, slot)) continue
     if (slot - start >= PUNCH_SLOT_COUNT_MIN) {
-      await store.punch(id, start, slot - start)
+      // On some filesystems a hole takes a block first.
+      const from = start
+      await core.space.withReserve(() => store.punch(id, from, slot - from))
       punched = true
     }
     start = slot + 1

@@ -1,6 +1,10 @@
 import { OperatingError } from '../base/errors.ts'
 import { MIB } from '../base/units.ts'
 import type { Io } from '../io/io.ts'
+import { FillGauge } from './fill.ts'
+import { isShortOfSpace } from './reserve-file.ts'
+import type { ReserveFile } from './reserve-file.ts'
+import type { Fill, FillState } from './types.ts'
 
 /** Kept back from guests for checkpoints, deletes and reclaim: a sixteenth, in these bounds. */
 const RESERVE_BYTES_MIN: number = 4 * MIB
@@ -8,11 +12,15 @@ const RESERVE_BYTES_MAX: number = 64 * MIB
 const REFRESH_AFTER_BYTES: number = 16 * MIB
 const REFRESH_WHEN_FULL_MS = 200
 
+/** Told once whenever the state of the fill changes; `freeBytes` is what guests can still write. */
+export type FillListener = (fill: Fill, before: FillState, freeBytes: number) => void
+
 /**
  * Knows how much may still be written (I9): the lesser of what the disk has free and what the
  * pool's own capacity leaves. Guests' data may use it down to a reserve; trims, zeroes and new
  * names, which take records and nodes, down to half of it; the other half is for removing,
- * checkpoints, reclaim and recovery. Between looks at the disk it counts down what was written.
+ * checkpoints, reclaim and recovery. That half is kept as a file, so that others who write to the
+ * same disk cannot take it. Between looks at the disk it counts down what was written.
  */
 export class Space {
   readonly #io: Io
@@ -25,13 +33,35 @@ export class Space {
   #writtenBytes = 0
   #refreshing: Promise<void> | null = null
   #refreshedMs = 0
+  readonly #reserve: ReserveFile
+  readonly #gauge: FillGauge
+  readonly #onFill: FillListener
+  /** Looks at the disk and moves of the reserve, one after the other: else it counts twice. */
+  #disk: Promise<unknown> = Promise.resolve()
+  #releaseCount = 0
 
   /** `physicalBytes` tells what the pool's files take; asked only if there is a capacity. */
-  constructor(io: Io, path: string, capacityBytes: number, physicalBytes: () => Promise<number>) {
+  constructor(
+    io: Io,
+    path: string,
+    capacityBytes: number,
+    physicalBytes: () => Promise<number>,
+    reserve: ReserveFile,
+    options: { warnPercent: number; onFill: FillListener },
+  ) {
     this.#io = io
     this.#path = path
     this.#capacityBytes = capacityBytes
     this.#physicalBytes = physicalBytes
+    this.#reserve = reserve
+    this.#gauge = new FillGauge(options.warnPercent)
+    this.#onFill = options.onFill
+  }
+
+  /** As of the last look at the disk. */
+  get fill(): Fill {
+    const { state, percent, warnPercent } = this.#gauge
+    return { state, percent, warnPercent }
   }
 
   /** Bytes that guests can still write. */
@@ -58,6 +88,40 @@ export class Space {
     return false
   }
 
+  /** A guest is told that `lengthBytes` do not fit. */
+  noteRefused(lengthBytes: number): void {
+    this.#gaugeChanges(() => this.#gauge.noteRefused(lengthBytes))
+    this.#noteRefusal()
+  }
+
+  /** The disk had no room for what was admitted: others write to it, too. */
+  noteDiskRefused(): void {
+    this.#gaugeChanges(() => this.#gauge.noteDisk(false))
+    this.#noteRefusal()
+  }
+
+  /**
+   * Runs work that makes room, or has to end what was begun: where the disk itself has none, the
+   * reserve is given up for it and it is run again.
+   */
+  async withReserve<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      const releaseCount = this.#releaseCount
+      try {
+        return await work()
+      } catch (error) {
+        if (!isShortOfSpace(error)) throw error
+        // Another may have had it released since this one met the end of the disk.
+        if (this.#releaseCount === releaseCount) await this.#inTurn(() => this.#release())
+        if (this.#releaseCount === releaseCount) throw error
+      }
+    }
+  }
+
+  async #release(): Promise<void> {
+    if (await this.#reserve.release()) this.#releaseCount += 1
+  }
+
   /** Others may have made room on the disk: the next who asks shall know. */
   #noteRefusal(): void {
     const sinceMs = this.#io.nowMs() - this.#refreshedMs
@@ -72,12 +136,13 @@ export class Space {
   consume(lengthBytes: number): void {
     this.#leftBytes -= lengthBytes
     this.#writtenBytes += lengthBytes
+    if (this.#gauge.isDiskRefusing) this.#gaugeChanges(() => this.#gauge.noteDisk(true))
     if (this.#writtenBytes >= REFRESH_AFTER_BYTES) this.#refreshLater()
   }
 
   /** Looks at the disk; those who ask meanwhile share the answer. Rejects with its error. */
   refresh(): Promise<void> {
-    this.#refreshing ??= this.#look().finally(() => {
+    this.#refreshing ??= this.#inTurn(() => this.#look()).finally(() => {
       this.#refreshing = null
     })
     return this.#refreshing
@@ -90,7 +155,13 @@ export class Space {
 
   /** Resolves when no look is under way. */
   async close(): Promise<void> {
-    await this.#refreshing?.catch(() => undefined)
+    await this.#disk
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#disk.then(work)
+    this.#disk = done.catch(() => undefined)
+    return done
   }
 
   async #look(): Promise<void> {
@@ -98,7 +169,7 @@ export class Space {
     this.#writtenBytes = 0
     const disk = await this.#io.space(this.#path)
     let totalBytes = disk.totalBytes
-    let leftBytes = disk.freeBytes
+    let leftBytes = disk.freeBytes + this.#reserve.heldBytes
     if (this.#capacityBytes > 0) {
       totalBytes = Math.min(totalBytes, this.#capacityBytes)
       leftBytes = Math.min(leftBytes, this.#capacityBytes - (await this.#physicalBytes()))
@@ -108,6 +179,24 @@ export class Space {
     this.#totalBytes = totalBytes
     const reserve = Math.max(RESERVE_BYTES_MIN, Math.floor(totalBytes / 16))
     this.#reserveBytes = Math.min(reserve, RESERVE_BYTES_MAX)
+    const guestTotalBytes = Math.max(0, totalBytes - this.#reserveBytes)
+    this.#gaugeChanges(() => this.#gauge.update(this.guestBytes, guestTotalBytes))
+    await this.#moveReserve(disk.freeBytes, leftBytes)
+  }
+
+  /** Its half is set aside when there is room for twice that, and counts against the capacity. */
+  async #moveReserve(freeBytes: number, leftBytes: number): Promise<void> {
+    const wantedBytes = this.#reserveBytes / 2
+    if (leftBytes < wantedBytes && freeBytes >= wantedBytes) await this.#release()
+    else if (Math.min(freeBytes, leftBytes) >= 2 * wantedBytes) {
+      await this.#reserve.take(wantedBytes)
+    }
+  }
+
+  #gaugeChanges(change: () => void): void {
+    const before = this.#gauge.state
+    change()
+    if (this.#gauge.state !== before) this.#onFill(this.fill, before, this.guestBytes)
   }
 
   #refreshLater(): void {

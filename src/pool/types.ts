@@ -34,6 +34,17 @@ export interface VolumeInfo {
   snapshots: SnapshotInfo[]
 }
 
+/** `full`: guests were refused for want of space, and there is not clearly more by now. */
+export type FillState = 'ok' | 'warn' | 'full'
+
+export interface Fill {
+  state: FillState
+  /** Of what guests may use, 0 to 100. */
+  percent: number
+  /** From where on it is `warn`. */
+  warnPercent: number
+}
+
 export interface PoolInfo {
   id: string
   path: string
@@ -48,6 +59,7 @@ export interface PoolInfo {
   /** 0: no limit but the disk's. */
   capacityBytes: number
   freeBytes: number
+  fill: Fill
   volumeCount: number
   snapshotCount: number
   segmentCount: number

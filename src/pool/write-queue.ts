@@ -177,6 +177,7 @@ export class WriteQueue implements TurnHook {
       return 'held'
     }
     if (refusal !== 0) {
+      if (refusal === -Errno.ENOSPC) this.#core.space.noteRefused(op.endBytes - op.offsetBytes)
       this.#end(op, refusal)
       return 'done'
     }
@@ -311,6 +312,7 @@ export class WriteQueue implements TurnHook {
       this.#applyRecord()
     }
     log.beginRecord()
+    if (result === -Errno.ENOSPC) space.noteDiskRefused()
     const errno = result === 0 || result === -Errno.ENOSPC ? result : -Errno.EIO
     for (const op of this.#inRecord) {
       op.sequence = log.nextSequence

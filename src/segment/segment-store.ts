@@ -23,6 +23,7 @@ import {
 } from '../format/segment.ts'
 import type { Io, IoCompletion, IoFile } from '../io/io.ts'
 import { ioResult } from '../io/io.ts'
+import { AllocatedBytes } from './allocated.ts'
 import { BlockRead } from './block-read.ts'
 import { PagePool } from './page-pool.ts'
 import { SegmentState, TABLE_PAGE_WORDS } from './segment-state.ts'
@@ -54,6 +55,7 @@ export class SegmentStore {
   readonly #tablePages: LRUCache<number, Uint32Array>
   readonly #freeReads: BlockRead[] = []
   readonly #onDamage: DamageListener
+  readonly #allocated: AllocatedBytes
   #nextId = 1
 
   constructor(
@@ -71,6 +73,11 @@ export class SegmentStore {
     this.#pages = new PagePool(io.arena, TABLE_IO_PAGE_COUNT)
     this.#blockPages = new PagePool(io.arena, BLOCK_IO_PAGE_COUNT)
     this.#onDamage = onDamage
+    this.#allocated = new AllocatedBytes({
+      has: (id) => this.#segments.has(id),
+      isSealed: (id) => this.#segments.get(id)?.sealed !== false,
+      allocatedBytes: (id) => this.allocatedBytes(id),
+    })
     this.#openFiles = new LRUCache({
       max: options.openFileCountMax,
       dispose: (state): void => this.#closeFile(state),
@@ -88,6 +95,7 @@ export class SegmentStore {
       const id = tryParseSegmentFileName(name)
       if (id === null) continue
       this.#segments.set(id, new SegmentState(id))
+      this.#allocated.noteChanged(id)
       this.#nextId = Math.max(this.#nextId, id + 1)
     }
   }
@@ -162,6 +170,7 @@ export class SegmentStore {
     state.file = file
     state.beginTable()
     this.#segments.set(id, state)
+    this.#allocated.noteChanged(id)
     return state
   }
 
@@ -326,6 +335,7 @@ export class SegmentStore {
   async delete(id: number): Promise<void> {
     const state = this.get(id)
     this.#segments.delete(id)
+    this.#allocated.noteDeleted(id)
     while (state.pinCount > 0) await this.io.pause()
     for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) {
       this.#tablePages.delete(id * TABLE_PAGE_COUNT + i)
@@ -342,6 +352,7 @@ export class SegmentStore {
       await this.io.punch(file, slot * BLOCK_SIZE_BYTES, count * BLOCK_SIZE_BYTES)
     } finally {
       this.unpin(state)
+      this.#allocated.noteChanged(id)
     }
   }
 
@@ -359,6 +370,11 @@ export class SegmentStore {
     } finally {
       this.unpin(state)
     }
+  }
+
+  /** What all segments take on disk; asks only for those that may have changed. */
+  physicalBytes(): Promise<number> {
+    return this.#allocated.total()
   }
 
   async close(): Promise<void> {

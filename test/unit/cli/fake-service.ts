@@ -41,6 +41,7 @@ export class FakeService implements PoolService {
       physicalBytes: 67108864,
       capacityBytes: 0,
       freeBytes: 1073741824,
+      fill: { state: 'ok', percent: 12, warnPercent: 85 },
       volumeCount: volumes.length,
       snapshotCount: volumes.reduce((sum, volume) => sum + volume.snapshots.length, 0),
       segmentCount: 1,
