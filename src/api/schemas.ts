@@ -43,6 +43,14 @@ export const volumeInfoSchema: z.ZodType<shape.VolumeInfo> = z.object({
   snapshots: z.array(snapshotInfoSchema),
 })
 
+const percent = z.number().min(0).max(100)
+
+export const fillSchema: z.ZodType<shape.Fill> = z.object({
+  state: z.enum(['ok', 'warn', 'full']),
+  percent,
+  warnPercent: percent,
+})
+
 export const poolInfoSchema: z.ZodType<shape.PoolInfo> = z.object({
   id: z.string(),
   path: z.string(),
@@ -53,11 +61,7 @@ export const poolInfoSchema: z.ZodType<shape.PoolInfo> = z.object({
   physicalBytes: bytes,
   capacityBytes: bytes,
   freeBytes: bytes,
-  fill: z.object({
-    state: z.enum(['ok', 'warn', 'full']),
-    percent: z.number().min(0).max(100),
-    warnPercent: z.number().min(0).max(100),
-  }),
+  fill: fillSchema,
   volumeCount: count,
   snapshotCount: count,
   segmentCount: count,
@@ -169,6 +173,7 @@ export const serveStatusSchema: z.ZodType<shape.ServeStatus> = z.object({
   ),
   connections: z.array(z.object({ peer: z.string(), export: z.string().nullable() })),
   mounts: z.array(mountedFilesystemSchema),
+  fill: fillSchema,
 })
 
 export const zerosFrameSchema: z.ZodType<{ zeros: number }> = z.object({ zeros: bytes })

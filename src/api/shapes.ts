@@ -173,4 +173,6 @@ export interface ServeStatus {
   connections: { peer: string; export: string | null }[]
   /** Where the pool is mounted as a filesystem. */
   mounts: MountedFilesystem[]
+  /** As of the last look at the disk. */
+  fill: Fill
 }

@@ -13,6 +13,13 @@ export function parseSize(text: string): number {
   throw new InvalidArgumentError('A size is like 10G, 512M or 4096 (K and KiB are 1024).')
 }
 
+/** `85` or `85%`. */
+export function parsePercent(text: string): number {
+  const match = /^(\d{1,2})%?$/.exec(text)
+  if (match !== null && Number(match[1]) > 0) return Number(match[1])
+  throw new InvalidArgumentError('A percentage is like 85 or 85%, from 1 to 99.')
+}
+
 /** `--label key=value`, collected. */
 export function parseLabel(
   text: string,

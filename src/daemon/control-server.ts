@@ -40,6 +40,7 @@ type Env = { Bindings: HttpBindings }
 /** What the server needs of a logger; pino is one. */
 export interface ControlLog {
   info(fields: Record<string, unknown>, message: string): void
+  warn(fields: Record<string, unknown>, message: string): void
   error(fields: Record<string, unknown>, message: string): void
 }
 

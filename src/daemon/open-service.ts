@@ -112,6 +112,7 @@ async function openEmbedded(path: string, ioKind: IoKind): Promise<PoolService> 
       exports: [],
       connections: [],
       mounts: [],
+      fill: pool.fill,
     }),
     filesystems: null,
     devices: null,

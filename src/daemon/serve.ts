@@ -8,7 +8,7 @@ import { HostDevices } from '../host/devices.ts'
 import { openHostWorld } from '../host/world.ts'
 import type { SocketAddress } from '../io/io.ts'
 import { tryLoadBinding } from '../native/binding.ts'
-import type { OpenPoolOptions } from '../pool/pool.ts'
+import type { OpenPoolOptions, Pool } from '../pool/pool.ts'
 import { ControlServer } from './control-server.ts'
 import type { ControlLog } from './control-server.ts'
 import { FuseMounts } from './fuse-mounts.ts'
@@ -17,6 +17,7 @@ import type { Host, IoKind } from './host.ts'
 import { LocalDevices } from './local-devices.ts'
 import { LocalService } from './local-service.ts'
 import { openPool } from './open-pool.ts'
+import { reportFill, watchSpace } from './space-watch.ts'
 import { controlSocketPath } from './open-service.ts'
 import { PoolExports } from './pool-exports.ts'
 import { PoolTree } from './pool-tree.ts'
@@ -39,6 +40,8 @@ export interface ServeOptions {
   readOnlyNames: string[]
   /** Where to show the pool as a filesystem from the start. */
   fuse: FuseRequest | null
+  /** How full the pool may be before it is said; null: the pool's own idea. */
+  warnPercent: number | null
 }
 
 export interface Daemon {
@@ -62,8 +65,9 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
     belowFilesystems()
     const host = await openHost(options.ioKind)
     undo.add(() => host.io.shutdown())
-    const pool = await openPool(host, path, poolOptions(log))
+    const pool = await openPool(host, path, poolOptions(options, log))
     undo.add(() => pool.close())
+    undo.add(watchSpace(pool, log))
     const exports = new PoolExports(pool, options.readOnlyNames)
     const server = await startNbd(host, exports, path, options, log)
     undo.add(() => server.close(DRAIN_GRACE_MS))
@@ -83,7 +87,7 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
       await filesystems.close(isForced)
     }
     if (options.fuse !== null) await filesystems.mount(options.fuse)
-    const status = statusOf(server, exports, filesystems)
+    const status = statusOf(pool, server, exports, filesystems)
     const service = new LocalService({
       pool,
       arena: host.io.arena,
@@ -113,9 +117,11 @@ function belowFilesystems(): void {
   tryLoadBinding()?.setIoFlusher()
 }
 
-function poolOptions(log: ControlLog): OpenPoolOptions {
+function poolOptions(options: ServeOptions, log: ControlLog): OpenPoolOptions {
   return {
     holder: `varve serve, process ${process.pid}`,
+    ...(options.warnPercent === null ? {} : { warnPercent: options.warnPercent }),
+    onFill: (fill, before, freeBytes) => reportFill(log, fill, before, freeBytes),
     onDamage: (segment, slot, fact) => {
       log.error({ segment, slot, fact }, 'damaged block')
     },
@@ -161,6 +167,7 @@ async function startNbd(
 }
 
 function statusOf(
+  pool: Pool,
   server: NbdServer,
   exports: PoolExports,
   filesystems: FuseMounts,
@@ -182,5 +189,6 @@ function statusOf(
     exports: served(),
     connections: server.connections(),
     mounts: filesystems.list(),
+    fill: pool.fill,
   })
 }

@@ -47,6 +47,7 @@ import type {
   BulkImport,
   CreateVolume,
   DiffExtent,
+  Fill,
   PoolInfo,
   PoolOperations,
   ReclaimProgress,
@@ -189,6 +190,11 @@ export class Pool implements PoolOperations {
     return errno === 0 ? null : `a write or sync of the log failed with errno ${-errno}`
   }
 
+  /** How full it is, as of the last look at its disk. */
+  get fill(): Fill {
+    return this.#core.space.fill
+  }
+
   /** Every disk that can be exported. */
   list(): ExportEntry[] {
     const entries: ExportEntry[] = []
@@ -229,7 +235,7 @@ export class Pool implements PoolOperations {
       physicalBytes: await this.#core.store.physicalBytes(),
       capacityBytes: superblock.capacityBytes,
       freeBytes: this.#core.space.guestBytes,
-      fill: this.#core.space.fill,
+      fill: this.fill,
       volumeCount: volumes.length,
       snapshotCount: catalogue.diskCount - volumes.length,
       segmentCount: store.count,

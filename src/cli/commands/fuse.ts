@@ -94,6 +94,7 @@ async function mount(cli: Cli, command: Command, folder: string, options: Option
     allowPlaintext: false,
     readOnlyNames: [],
     fuse: request,
+    warnPercent: null,
   }
   await runDaemon(cli, serveOptions, { ...options, logLevel: 'info' })
 }

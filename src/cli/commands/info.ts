@@ -7,6 +7,7 @@ import { formatSize } from '../../base/units.ts'
 import { addHelp } from '../arguments.ts'
 import { formatTime } from '../columns.ts'
 import type { Cli } from '../context.ts'
+import { fillText, warnOfFill } from '../fill.ts'
 import { addRecordOptions, writeRecord } from '../output.ts'
 import type { OutputOptions } from '../output.ts'
 import { withService } from '../with-service.ts'
@@ -49,10 +50,12 @@ async function showPool(
     ['physical', `${size(pool.physicalBytes)} in ${pool.segmentCount} segments`],
     ['capacity', pool.capacityBytes === 0 ? 'that of its disk' : size(pool.capacityBytes)],
     ['free', size(pool.freeBytes)],
+    ['full', fillText(pool.fill)],
     ['served', served],
     ['health', pool.failure ?? 'good'],
   ]
   await writeRecord(cli, options, 'pool', pool, fields, { daemon: daemonOf(status) })
+  warnOfFill(cli, pool.fill)
 }
 
 async function showDisk(

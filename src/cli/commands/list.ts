@@ -7,6 +7,7 @@ import { addHelp } from '../arguments.ts'
 import { countColumn, listColumn, sizeColumn, textColumn, timeColumn } from '../columns.ts'
 import type { Column } from '../columns.ts'
 import type { Cli } from '../context.ts'
+import { warnOfFill } from '../fill.ts'
 import { addListOptions, writeList } from '../output.ts'
 import type { OutputOptions } from '../output.ts'
 import { withService } from '../with-service.ts'
@@ -53,7 +54,9 @@ export function registerList(program: Command, cli: Cli): void {
         .default('volumes'),
     )
     .action(async (names: string[], options: Options) => {
-      const all = await withService(cli, command, (service) => service.volumes())
+      const { all, fill } = await withService(cli, command, async (service) => {
+        return { all: await service.volumes(), fill: (await service.status()).fill }
+      })
       const volumes = chosen(all, names)
       const rows = rowsOf(volumes, options.type)
       await writeList(cli, options, {
@@ -64,6 +67,8 @@ export function registerList(program: Command, cli: Cli): void {
         // A volume in JSON holds its snapshots.
         json: options.type === 'snapshots' ? rows : rows.filter(isVolume),
       })
+      // A script that lists asks for the fill with `info`, and reads its own stderr.
+      if (cli.terminal.stderr) warnOfFill(cli, fill)
     })
   addListOptions(command, COLUMNS)
   addHelp(command, [

@@ -6,7 +6,13 @@ import { resolve } from 'node:path'
 import type { FuseRequest } from '../../api/shapes.ts'
 import { OperatingError } from '../../base/errors.ts'
 import type { Daemon, ServeOptions } from '../../daemon/serve.ts'
-import { addHelp, globalOptions, mustPoolPath, parseTcpAddress } from '../arguments.ts'
+import {
+  addHelp,
+  globalOptions,
+  mustPoolPath,
+  parsePercent,
+  parseTcpAddress,
+} from '../arguments.ts'
 import { textColumn } from '../columns.ts'
 import type { Cli } from '../context.ts'
 import { writeOut } from '../context.ts'
@@ -25,6 +31,7 @@ interface Options extends OutputOptions {
   fuse?: string
   fuseTransport: FuseRequest['transport']
   allowOther?: boolean
+  warnAt?: number
   logLevel: string
 }
 
@@ -49,6 +56,7 @@ export function registerServe(program: Command, cli: Cli): void {
     .option('--fuse <folder>', 'show the pool there as a filesystem, too')
     .addOption(fuseTransportOption())
     .option('--allow-other', 'other users may look and read in it')
+    .option('--warn-at <percent>', 'how full to call nearly full (default: 85)', parsePercent)
     .addOption(
       new Option('--log-level <level>', 'of the log on stderr')
         .choices(['error', 'warn', 'info', 'debug', 'silent'])
@@ -65,6 +73,7 @@ export function registerServe(program: Command, cli: Cli): void {
         allowPlaintext: options.allowPlaintext === true,
         readOnlyNames: options.readOnly ?? [],
         fuse: fuseRequestOf(options),
+        warnPercent: options.warnAt ?? null,
       }
       await runDaemon(cli, serveOptions, options)
     })

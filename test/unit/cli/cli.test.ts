@@ -117,6 +117,29 @@ t.test('list shows people a table and scripts exact values', async (t) => {
   )
 })
 
+t.test(
+  'a pool without room says so, loudly and with the way out, and JSON keeps clean',
+  async (t) => {
+    const service = await filled()
+    const terminal = { stderr: true }
+    t.equal((await run({ service, terminal }, 'list')).error, '')
+    t.match((await run({ service }, 'info')).out, /^full +12%$/m)
+    service.fill = { state: 'warn', percent: 91, warnPercent: 85 }
+    const warned = await run({ service, terminal }, 'list')
+    t.match(warned.error, /nearly full: 91%/)
+    t.match(warned.error, /varve rm.*varve reclaim/)
+    t.equal((await run({ service }, 'list')).error, '', 'a script is not told unasked')
+    service.fill = { state: 'full', percent: 100, warnPercent: 85 }
+    const info = await run({ service }, 'info')
+    t.match(info.out, /^full +100%, FULL/m)
+    t.match(info.error, /pool is FULL/)
+    const { pool } = JSON.parse((await run({ service }, 'info', '-o', 'json')).out) as {
+      pool: { fill: unknown }
+    }
+    t.strictSame(pool.fill, service.fill)
+  },
+)
+
 t.test('errors are JSON when JSON was asked for', async (t) => {
   const { code, out, error } = await run(
     { service: new FakeService() },

@@ -11,6 +11,7 @@ export class FakeService implements PoolService {
   /** Thrown by the next call of any kind. */
   failNext: Error | null = null
   closeCount = 0
+  fill: shape.Fill = { state: 'ok', percent: 12, warnPercent: 85 }
   attached: shape.DeviceInfo[] = []
   readonly mountRequests: shape.MountRequest[] = []
   #nextId = 1
@@ -25,6 +26,7 @@ export class FakeService implements PoolService {
       exports: [],
       connections: [],
       mounts: [],
+      fill: this.fill,
     }
   }
 
@@ -41,7 +43,7 @@ export class FakeService implements PoolService {
       physicalBytes: 67108864,
       capacityBytes: 0,
       freeBytes: 1073741824,
-      fill: { state: 'ok', percent: 12, warnPercent: 85 },
+      fill: this.fill,
       volumeCount: volumes.length,
       snapshotCount: volumes.reduce((sum, volume) => sum + volume.snapshots.length, 0),
       segmentCount: 1,

@@ -19,7 +19,7 @@ import { removeDeadSocket } from '../../../src/daemon/dead-socket.ts'
 import { daemonListens } from '../../../src/daemon/open-service.ts'
 import { FakeService } from '../cli/fake-service.ts'
 
-const silent = { info: () => undefined, error: () => undefined }
+const silent = { info: () => undefined, warn: () => undefined, error: () => undefined }
 
 interface Setup {
   local: FakeService
