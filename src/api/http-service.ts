@@ -121,6 +121,14 @@ export class HttpService implements PoolService {
     return this.#follow('reclaim', answer, call)
   }
 
+  async settle(
+    request: shape.SettleRequest,
+    call: LongCall<shape.ReclaimProgress>,
+  ): Promise<shape.ReclaimReport> {
+    const answer = await this.#start('settle', request, call.signal)
+    return this.#follow('settle', answer, call)
+  }
+
   async importImage(request: shape.ImportRequest, call: ImportCall): Promise<shape.ImportReport> {
     const query = encodeURIComponent(JSON.stringify(request))
     const answer = await send(this.#socketPath, {
@@ -206,7 +214,7 @@ export class HttpService implements PoolService {
     return answer
   }
 
-  async #follow<K extends 'reclaim' | 'import'>(
+  async #follow<K extends 'reclaim' | 'settle' | 'import'>(
     name: K,
     answer: IncomingMessage,
     call: LongCall<z.output<StreamingOperations[K]['progress']>>,

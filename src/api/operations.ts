@@ -68,6 +68,12 @@ export interface UnaryOperations {
 export interface StreamingOperations {
   readonly diff: Streaming<'stream', { from: string | null; to: string }, shape.DiffExtent[], null>
   readonly reclaim: Streaming<'stream', Empty, shape.ReclaimProgress, shape.ReclaimReport>
+  readonly settle: Streaming<
+    'stream',
+    shape.SettleRequest,
+    shape.ReclaimProgress,
+    shape.ReclaimReport
+  >
   readonly import: Streaming<'upload', shape.ImportRequest, shape.CopyProgress, shape.ImportReport>
   readonly export: Streaming<
     'download',
@@ -131,6 +137,12 @@ export const STREAMING_OPERATIONS: StreamingOperations = {
   reclaim: long(
     'stream',
     schema.emptySchema,
+    schema.reclaimProgressSchema,
+    schema.reclaimReportSchema,
+  ),
+  settle: long(
+    'stream',
+    schema.settleRequestSchema,
     schema.reclaimProgressSchema,
     schema.reclaimReportSchema,
   ),

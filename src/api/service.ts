@@ -17,6 +17,7 @@ import type {
   PoolInfo,
   ReclaimProgress,
   ReclaimReport,
+  SettleRequest,
   RemoveReport,
   RemoveRequest,
   ResizeRequest,
@@ -70,6 +71,7 @@ export interface PoolService extends DeviceService {
   fuseUnmount(path: string, force: boolean): Promise<void>
   diff(from: string | null, to: string, signal?: AbortSignal): AsyncIterable<DiffExtent>
   reclaim(call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
+  settle(request: SettleRequest, call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
   importImage(request: ImportRequest, call: ImportCall): Promise<ImportReport>
   exportImage(request: ExportRequest, call: ExportCall): Promise<ExportReport>
   /** Lets go of the pool or the connection. Idempotent. */

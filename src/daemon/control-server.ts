@@ -104,6 +104,8 @@ const STREAMING: StreamingHandlers = {
   },
   reclaim: (service, _request, answer, signal) =>
     service.reclaim({ signal, progress: (progress) => answer.progress(progress) }),
+  settle: (service, request, answer, signal) =>
+    service.settle(request, { signal, progress: (progress) => answer.progress(progress) }),
   import: (service, request, answer, signal, incoming) =>
     service.importImage(request, {
       signal,
@@ -224,7 +226,7 @@ export class ControlServer {
       const { method } = UNARY_OPERATIONS[name]
       app.on(method, `${API_PREFIX}/${name}`, limit, (c) => this.#track(this.#unary(c, name)))
     }
-    for (const name of ['diff', 'reclaim', 'export'] as const) {
+    for (const name of ['diff', 'reclaim', 'settle', 'export'] as const) {
       app.post(`${API_PREFIX}/${name}`, limit, async (c) => {
         return this.#track(this.#streaming(c, name, () => c.req.text()))
       })

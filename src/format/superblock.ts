@@ -8,7 +8,7 @@
  *     16  16  pool id, random at creation
  *     32   8  generation, from 1
  *     40   4  features that refuse opening when unknown: bit 0 = the log may hold
- *            operations `share` and entries `grow`
+ *            operations `share` and entries `grow`; bit 1 = segments may be settled
  *     44   4  features that allow reading only when unknown
  *     48   4  features that may be ignored when unknown
  *     52   4  zero
@@ -52,8 +52,10 @@ const FLAG_CLEAN = 1
 
 /** The log may hold operations `share` and entries `grow`: volumes are files, too. */
 export const FEATURE_FILES = 1
+/** Segments may be settled. */
+export const FEATURE_SETTLED = 2
 /** What this build knows, and writes into every superblock: all that it may use. */
-export const REFUSE_FEATURES: number = FEATURE_FILES
+export const REFUSE_FEATURES: number = FEATURE_FILES | FEATURE_SETTLED
 
 const FIELD = layout({
   magic: 8,

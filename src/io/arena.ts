@@ -23,3 +23,12 @@ export interface Arena {
   /** First come, first told: at most one waiter is told for each piece that is freed. */
   wait(waiter: ArenaWaiter): void
 }
+
+/** Arena memory as soon as there is some. */
+export async function allocateArena(arena: Arena, lengthBytes: number): Promise<number> {
+  for (;;) {
+    const offset = arena.allocate(lengthBytes)
+    if (offset >= 0) return offset
+    await new Promise<void>((resolve) => arena.wait({ arenaFreed: resolve }))
+  }
+}

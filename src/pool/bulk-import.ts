@@ -1,18 +1,19 @@
 /**
- * Fills a new volume outside the log. Blocks go to bulk segments, the map is built beside those of
+ * Fills a new volume outside the log. Blocks that are stored already are referred to, others go to bulk segments, the map is built beside those of
  * the volumes, and one `create` operation at the end gives it its name: until that is durable
  * nothing refers to any of it, and a crash leaves segments that the next open removes.
  */
 import { assert } from '../base/assert.ts'
 import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'
 import { isZero } from '../base/bytes.ts'
-import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
-import type { Arena } from '../io/arena.ts'
+import { ARENA_PIECE_BYTES_MAX, allocateArena } from '../io/arena.ts'
 import type { CatalogueOperation } from '../format/catalogue.ts'
 import { emptyRoot, rootAddress } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
 import { Lookup } from '../map/page-tables.ts'
 import { BulkWriter } from '../segment/bulk-writer.ts'
+import { Deduper } from '../segment/dedup.ts'
+import type { Admission } from '../segment/dedup.ts'
 import { SEAL_BYTES } from '../segment/seal.ts'
 import { writeMostNodes } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
@@ -40,6 +41,12 @@ export class BulkVolumeImport implements BulkImport {
   readonly #writer: BulkWriter
   readonly #staging: number
   readonly #piece: number
+  readonly #deduper: Deduper
+  /** The deduper's, for what it compares with. */
+  readonly #compared: number
+  /** Two words for each block of the piece: where an equal one lies, or zeros. */
+  readonly #equal: Uint32Array = new Uint32Array(2 * PIECE_BLOCK_COUNT)
+  readonly #admits: Admission
   readonly #root: MapRoot = emptyRoot()
   readonly #epoch: number
   readonly #zeroHash: Uint32Array = new Uint32Array(2)
@@ -53,16 +60,18 @@ export class BulkVolumeImport implements BulkImport {
     core: PoolCore,
     request: CreateVolume,
     owner: ImportOwner,
-    staging: number,
-    piece: number,
+    memory: { staging: number; piece: number; compared: number },
   ) {
     this.#core = core
     this.#request = request
     this.#owner = owner
-    this.#staging = staging
-    this.#piece = piece
+    this.#staging = memory.staging
+    this.#piece = memory.piece
+    this.#compared = memory.compared
+    this.#deduper = new Deduper(core.store, core.dedupIndex, memory.compared)
+    this.#admits = (segment, slot) => core.references.admits(segment, slot, this)
     this.#epoch = core.catalogue.newEpoch()
-    this.#writer = new BulkWriter(core.io, core.store, PIECE_BLOCK_COUNT, staging)
+    this.#writer = new BulkWriter(core.io, core.store, PIECE_BLOCK_COUNT, memory.staging)
     core.checksum.hashBlocks(new Uint8Array(BLOCK_SIZE_BYTES), 0, 1, this.#zeroHash, 0)
   }
 
@@ -71,9 +80,10 @@ export class BulkVolumeImport implements BulkImport {
     request: CreateVolume,
     owner: ImportOwner,
   ): Promise<BulkVolumeImport> {
-    const staging = await allocate(core.io.arena, SEAL_BYTES)
-    const piece = await allocate(core.io.arena, ARENA_PIECE_BYTES_MAX)
-    return new BulkVolumeImport(core, request, owner, staging, piece)
+    const staging = await allocateArena(core.io.arena, SEAL_BYTES)
+    const piece = await allocateArena(core.io.arena, ARENA_PIECE_BYTES_MAX)
+    const compared = await allocateArena(core.io.arena, ARENA_PIECE_BYTES_MAX)
+    return new BulkVolumeImport(core, request, owner, { staging, piece, compared })
   }
 
   get segmentIds(): number[] {
@@ -144,7 +154,10 @@ export class BulkVolumeImport implements BulkImport {
     }
     // From the moment it is applied the volume owns the segments, even if the sync then fails:
     // only a recovery can tell whether the record is durable.
-    await journal(this.#core, create, () => this.#end())
+    await journal(this.#core, create, () => {
+      this.#core.references.endUnfinished(this.segmentIds)
+      this.#end()
+    })
     return this.#owner.describe(request.name)
   }
 
@@ -152,7 +165,9 @@ export class BulkVolumeImport implements BulkImport {
     await this.#running.catch(() => undefined)
     if (this.#isOver) return
     this.#end()
+    const ids = this.segmentIds
     await this.#writer.abort()
+    this.#core.references.endUnfinished(ids)
   }
 
   #end(): void {
@@ -161,36 +176,70 @@ export class BulkVolumeImport implements BulkImport {
     tables.releaseRoot(this.#root)
     io.arena.free(this.#staging, SEAL_BYTES)
     io.arena.free(this.#piece, ARENA_PIECE_BYTES_MAX)
+    io.arena.free(this.#compared, ARENA_PIECE_BYTES_MAX)
     this.#owner.ended(this)
   }
 
   async #writePiece(firstBlock: number, count: number, bytes: Uint8Array): Promise<void> {
-    const { io, space } = this.#core
+    const { io, tables } = this.#core
     verifyHealthy(this.#core)
     io.arena.memory.set(bytes, this.#piece)
     const hashes = this.#writer.hash(this.#piece, count)
+    await this.#deduper.match(this.#piece, count, hashes, this.#admits, this.#equal)
     for (let done = 0; done < count;) {
       if (this.#isZeroBlock(hashes, done)) {
         done += 1
-        continue
+      } else if (this.#equal[2 * done] !== 0) {
+        const run = this.#equalRun(done, count)
+        const referred = await this.#referRun(firstBlock + done, run, done)
+        if (!referred) await this.#appendRun(firstBlock + done, run, done, hashes)
+        done += run
+      } else {
+        const run = this.#newRun(hashes, done, count)
+        await this.#appendRun(firstBlock + done, run, done, hashes)
+        done += run
       }
-      const run = this.#runFrom(hashes, done, count)
-      if (!space.admits(run * BLOCK_SIZE_BYTES)) {
-        await space.refresh()
-        if (!space.admits(run * BLOCK_SIZE_BYTES)) throw poolFull()
-      }
-      await this.#appendRun(firstBlock + done, run, done, hashes)
-      done += run
     }
-    if (this.#core.tables.isDirtyFull) await writeMostNodes(this.#core)
-    await this.#core.tables.pause()
+    if (tables.isDirtyFull) await writeMostNodes(this.#core)
+    await tables.pause()
   }
 
-  /** Blocks from `index` up to the next zero block. */
-  #runFrom(hashes: Uint32Array, index: number, count: number): number {
+  /** Blocks from `index` up to the next that is zero or stored already. */
+  #newRun(hashes: Uint32Array, index: number, count: number): number {
     let end = index + 1
-    while (end < count && !this.#isZeroBlock(hashes, end)) end += 1
+    while (end < count && this.#equal[2 * end] === 0 && !this.#isZeroBlock(hashes, end)) end += 1
     return end - index
+  }
+
+  /** Blocks from `index` on whose equals lie one behind the other. */
+  #equalRun(index: number, count: number): number {
+    const segment = this.#equal[2 * index]
+    const slot = this.#equal[2 * index + 1]
+    let run = 1
+    while (
+      index + run < count &&
+      this.#equal[2 * (index + run)] === segment &&
+      this.#equal[2 * (index + run) + 1] === slot + run
+    ) {
+      run += 1
+    }
+    return run
+  }
+
+  /** Maps blocks to what is stored; false when that may not be referred to any more. */
+  async #referRun(blockIndex: number, count: number, pieceBlock: number): Promise<boolean> {
+    const { tables } = this.#core
+    const segment = this.#equal[2 * pieceBlock]
+    const slot = this.#equal[2 * pieceBlock + 1]
+    while (!tables.tryReside(this.#root, blockIndex, count, this.#found)) {
+      await tables.fault(this.#found)
+    }
+    // Asked in the same turn as the map is changed: a reclaim may have begun since the match.
+    for (let i = 0; i < count; i += 1) {
+      if (!this.#admits(segment, slot + i)) return false
+    }
+    tables.setBlocks(this.#root, this.#epoch, blockIndex, count, segment, slot)
+    return true
   }
 
   /** The hash says it may be; the bytes decide. */
@@ -207,6 +256,7 @@ export class BulkVolumeImport implements BulkImport {
     pieceBlock: number,
     hashes: Uint32Array,
   ): Promise<void> {
+    await this.#verifyRoom(count)
     for (let done = 0; done < count;) {
       const at = blockIndex + done
       const room = await this.#room(at, count - done)
@@ -216,7 +266,23 @@ export class BulkVolumeImport implements BulkImport {
       const place = this.#writer.append(offset, room, hashes, 2 * (pieceBlock + done))
       tables.setBlocks(this.#root, this.#epoch, at, room, place.segment, place.slot)
       space.consume(room * BLOCK_SIZE_BYTES)
+      this.#index(hashes, pieceBlock + done, room, place.segment, place.slot)
       done += room
+    }
+  }
+
+  async #verifyRoom(blockCount: number): Promise<void> {
+    const { space } = this.#core
+    if (space.admits(blockCount * BLOCK_SIZE_BYTES)) return
+    await space.refresh()
+    if (!space.admits(blockCount * BLOCK_SIZE_BYTES)) throw poolFull()
+  }
+
+  #index(hashes: Uint32Array, first: number, count: number, segment: number, slot: number): void {
+    const { dedupIndex } = this.#core
+    for (let i = 0; i < count; i += 1) {
+      const word = 2 * (first + i)
+      dedupIndex.set(hashes[word], hashes[word + 1], segment, slot + i)
     }
   }
 
@@ -228,16 +294,10 @@ export class BulkVolumeImport implements BulkImport {
   async #room(blockIndex: number, count: number): Promise<number> {
     const isSpanStart = blockIndex % HUGE_BLOCK_COUNT === 0
     const { slotsLeft } = this.#writer
-    if (slotsLeft === 0 || (isSpanStart && slotsLeft < HUGE_BLOCK_COUNT)) await this.#writer.roll()
+    if (slotsLeft === 0 || (isSpanStart && slotsLeft < HUGE_BLOCK_COUNT)) {
+      const segment = await this.#writer.roll()
+      this.#core.references.addUnfinished(segment, this)
+    }
     return Math.min(count, this.#writer.slotsLeft)
-  }
-}
-
-/** Arena memory as soon as there is some. */
-async function allocate(arena: Arena, lengthBytes: number): Promise<number> {
-  for (;;) {
-    const offset = arena.allocate(lengthBytes)
-    if (offset >= 0) return offset
-    await new Promise<void>((resolve) => arena.wait({ arenaFreed: resolve }))
   }
 }

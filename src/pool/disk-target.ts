@@ -62,6 +62,7 @@ export class DiskTarget implements ExportTarget {
     completion: TargetCompletion,
     tag: number,
   ): void {
+    this.#core.guests.operationCount += 1
     const isShort = lengthBytes <= ARENA_PIECE_BYTES_MAX
     if (isShort && this.#holds(offsetBytes, lengthBytes)) {
       this.#reads.read(this.#disk, offsetBytes, lengthBytes, arenaOffset, completion, tag)
@@ -170,6 +171,7 @@ export class DiskTarget implements ExportTarget {
     completion: TargetCompletion,
     tag: number,
   ): void {
+    this.#core.guests.operationCount += 1
     if (this.#disk.isSnapshot) refuse(completion, tag, -Errno.EROFS)
     else if (!this.#holds(offsetBytes, lengthBytes)) refuse(completion, tag, -Errno.EINVAL)
     else if (lengthBytes === 0) refuse(completion, tag, 0)

@@ -1,10 +1,12 @@
 import type { Checksum } from '../base/checksum.ts'
+import type { Codecs } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Undo } from '../base/undo.ts'
 import { SUPERBLOCK_FILE, SUPERBLOCK_UNFINISHED_COUNT_MAX } from '../format/superblock.ts'
 import { SEGMENT_FOLDER } from '../format/segment.ts'
 import type { Io } from '../io/io.ts'
 import { PageTables } from '../map/page-tables.ts'
+import { DedupIndex } from '../segment/dedup-index.ts'
 import { Log } from '../segment/log.ts'
 import { PagePool } from '../segment/page-pool.ts'
 import { SegmentStore } from '../segment/segment-store.ts'
@@ -16,6 +18,7 @@ import { Checkpointer } from './checkpoint.ts'
 import { Cohorts } from './cohort.ts'
 import type { PoolCore } from './core.ts'
 import { ReserveFile } from './reserve-file.ts'
+import { References } from './references.ts'
 import { recover } from './recover.ts'
 import type { Recovered } from './recover.ts'
 import { Space } from './space.ts'
@@ -43,6 +46,9 @@ export interface OpenedCore {
 export interface OpenCoreOptions {
   nodeCacheBytes: number
   checksumCacheBytes: number
+  frameCacheBytes: number
+  dedupIndexBytes: number
+  codecs: Codecs
   holder: string
   onDamage: DamageListener
   warnPercent: number
@@ -96,9 +102,9 @@ async function assemble(
 ): Promise<OpenedCore> {
   const { poolId, capacityBytes } = superblock.current
   const folder = `${path}/${SEGMENT_FOLDER}`
-  const { checksumCacheBytes } = options
-  const limits = { checksumCacheBytes, openFileCountMax: OPEN_FILE_COUNT_MAX }
-  const store = new SegmentStore(io, checksum, poolId, folder, limits, options.onDamage)
+  const { checksumCacheBytes, frameCacheBytes, codecs, onDamage } = options
+  const limits = { checksumCacheBytes, frameCacheBytes, openFileCountMax: OPEN_FILE_COUNT_MAX }
+  const store = new SegmentStore(io, checksum, codecs, poolId, folder, limits, onDamage)
   undo.add(() => store.close())
   await store.load()
   const tables = new PageTables({
@@ -122,6 +128,7 @@ async function assemble(
   const core: PoolCore = {
     io,
     checksum,
+    codecs,
     path,
     poolId,
     pages: new PagePool(io.arena, PART_READ_COUNT_MAX),
@@ -132,6 +139,9 @@ async function assemble(
     catalogue,
     appender: new Appender(io, log, space),
     cohorts: new Cohorts(),
+    dedupIndex: new DedupIndex(options.dedupIndexBytes),
+    references: new References(),
+    guests: { operationCount: 0 },
     space,
   }
   undo.add(() => core.pages.release(io.arena))

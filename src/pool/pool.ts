@@ -8,6 +8,8 @@
 import { dirname } from 'node:path'
 import { assert } from '../base/assert.ts'
 import type { Checksum } from '../base/checksum.ts'
+import { Codec, missingCodecs } from '../base/codec.ts'
+import type { Codecs } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, MIB } from '../base/units.ts'
 import { toHex } from '../base/bytes.ts'
@@ -38,6 +40,7 @@ import { WARN_PERCENT_DEFAULT } from './fill.ts'
 import { mustParseVolumeName } from './names.ts'
 import { IMPORT_COUNT_MAX, openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
+import { Pacer } from './pacer.ts'
 import { PoolFiles } from './pool-files.ts'
 import { reclaim } from './reclaim.ts'
 import { resizeVolume, verifyOpenable } from './resize.ts'
@@ -45,6 +48,7 @@ import type { FillListener } from './space.ts'
 import { SuperblockFile } from './superblock-file.ts'
 import type {
   BulkImport,
+  Compression,
   CreateVolume,
   DiffExtent,
   Fill,
@@ -83,6 +87,11 @@ export interface OpenPoolOptions {
   nodeCacheBytes?: number
   /** Of checksum tables in memory. */
   checksumCacheBytes?: number
+  /** Of decoded blocks of settled segments in memory. */
+  frameCacheBytes?: number
+  /** Of fingerprints in memory, by which equal blocks are found. */
+  dedupIndexBytes?: number
+  codecs?: Codecs
   /** Log bytes after which a checkpoint is written: bounds the time of a recovery. */
   checkpointTailBytes?: number
   /** Left in the lock file for whoever else wants the pool. */
@@ -99,6 +108,9 @@ export interface OpenPoolOptions {
 const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
   nodeCacheBytes: 64 * MIB,
   checksumCacheBytes: 32 * MIB,
+  frameCacheBytes: 64 * MIB,
+  dedupIndexBytes: 32 * MIB,
+  codecs: missingCodecs(),
   checkpointTailBytes: 256 * MIB,
   holder: `process ${process.pid}`,
   onDamage: () => undefined,
@@ -106,6 +118,8 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
   onFill: () => undefined,
   onFailure: () => undefined,
 }
+
+const CODECS: Record<Compression, Codec> = { off: Codec.raw, lz4: Codec.lz4, zstd: Codec.zstd }
 
 export class Pool implements PoolOperations {
   /** The same disks, as a filesystem works with them. */
@@ -326,19 +340,40 @@ export class Pool implements PoolOperations {
     }
   }
 
-  async reclaim(
+  reclaim(
     signal?: AbortSignal,
     progress: (progress: ReclaimProgress) => void = () => undefined,
   ): Promise<ReclaimReport> {
+    return this.#reclaim({ settleWith: null, codec: Codec.lz4 }, signal, progress)
+  }
+
+  settle(
+    compression: Compression,
+    signal?: AbortSignal,
+    progress: (progress: ReclaimProgress) => void = () => undefined,
+  ): Promise<ReclaimReport> {
+    const codec = CODECS[compression]
+    return this.#reclaim({ settleWith: codec, codec }, signal, progress)
+  }
+
+  async #reclaim(
+    how: { settleWith: Codec | null; codec: Codec },
+    signal: AbortSignal | undefined,
+    progress: (progress: ReclaimProgress) => void,
+  ): Promise<ReclaimReport> {
     if (this.#reclaiming !== null) {
-      throw new OperatingError('busy', 'a reclaim is running already')
+      throw new OperatingError('busy', 'a reclaim or settle is running already', {
+        hint: 'wait for it to end',
+      })
     }
     verifyHealthy(this.#core)
     const imports = {
       roots: () => [...this.#imports].map((one) => one.root),
       segmentIds: () => [...this.#imports].flatMap((one) => one.segmentIds),
     }
-    this.#reclaiming = reclaim(this.#core, this.#checkpointer, imports, signal, progress)
+    const pacer = new Pacer(this.#core.io, this.#core.guests, signal, () => false)
+    const run = { ...how, pacer, progress }
+    this.#reclaiming = reclaim(this.#core, this.#checkpointer, imports, run)
     try {
       return await this.#reclaiming
     } finally {

@@ -90,14 +90,34 @@ export interface RemoveReport {
   freedBytes: number | null
 }
 
-export interface ReclaimReport {
-  /** Blocks reachable from any disk. */
-  liveBytes: number
+/** What was done to segments. */
+export interface SweepReport {
   deletedSegmentCount: number
   punchedBytes: number
+  settledSegmentCount: number
+  /** Left as they were: damaged, or no room to rewrite them. */
+  skippedSegmentCount: number
+  /** Blocks of zeros in settled segments; they take no space now. */
+  zeroBytes: number
+  /** Blocks in settled segments that lie elsewhere, too; they are stored once now. */
+  duplicateBytes: number
+  /** Blocks that nothing referred to, in settled segments. */
+  droppedBytes: number
+  /** What was compressed, before … */
+  encodedFromBytes: number
+  /** … and after. */
+  encodedToBytes: number
+}
+
+export interface ReclaimReport extends SweepReport {
+  /** Blocks reachable from any disk. */
+  liveBytes: number
   physicalBeforeBytes: number
   physicalAfterBytes: number
 }
+
+/** `off`: frames are stored as they are. */
+export type Compression = 'off' | 'lz4' | 'zstd'
 
 export interface DiffExtent {
   offsetBytes: number
@@ -107,7 +127,7 @@ export interface DiffExtent {
 }
 
 export interface ReclaimProgress {
-  phase: 'checkpoint' | 'mark' | 'sweep'
+  phase: 'checkpoint' | 'mark' | 'sweep' | 'settle'
   done: number
   total: number
 }
@@ -150,6 +170,12 @@ export interface PoolOperations {
   /** What differs between two disks; `from` null: everything mapped in `to`. Ascending, merged. */
   diff(from: string | null, to: string): AsyncIterable<DiffExtent>
   reclaim(
+    signal?: AbortSignal,
+    progress?: (progress: ReclaimProgress) => void,
+  ): Promise<ReclaimReport>
+  /** As `reclaim`, and rewrites every sealed segment that is not settled yet. */
+  settle(
+    compression: Compression,
     signal?: AbortSignal,
     progress?: (progress: ReclaimProgress) => void,
   ): Promise<ReclaimReport>

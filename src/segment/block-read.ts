@@ -19,6 +19,7 @@ export class BlockRead implements IoCompletion {
   #arenaOffset = 0
   #completion: IoCompletion | null = null
   #tag = 0
+  #isProbe = false
 
   constructor(store: SegmentStore) {
     this.#store = store
@@ -32,15 +33,17 @@ export class BlockRead implements IoCompletion {
     arenaOffset: number,
     completion: IoCompletion,
     tag: number,
+    isProbe: boolean,
   ): void {
     this.#state = state
+    this.#isProbe = isProbe
     this.#slot = slot
     this.#count = count
     this.#arenaOffset = arenaOffset
     this.#completion = completion
     this.#tag = tag
     if (state === null) {
-      this.#store.noteDamage(segment, slot, 'the segment is missing')
+      if (!isProbe) this.#store.noteDamage(segment, slot, 'the segment is missing')
       void Promise.resolve().then(() => this.#finish(-Errno.EIO))
       return
     }
@@ -53,7 +56,7 @@ export class BlockRead implements IoCompletion {
     const state = must(this.#state, 'the segment being read')
     if (result !== this.#count * BLOCK_SIZE_BYTES) {
       const fact = result < 0 ? `the read failed with errno ${-result}` : 'the file is cut short'
-      this.#store.noteDamage(state.id, this.#slot, fact)
+      this.#noteDamage(state.id, this.#slot, fact)
       this.#finish(-Errno.EIO)
       return
     }
@@ -63,6 +66,10 @@ export class BlockRead implements IoCompletion {
   }
 
   #submit(state: SegmentState): void {
+    if (state.isSettled) {
+      this.#handOver(state)
+      return
+    }
     const file = must(state.file, 'the open segment file')
     const lengthBytes = this.#count * BLOCK_SIZE_BYTES
     this.#store.io.read(
@@ -75,6 +82,27 @@ export class BlockRead implements IoCompletion {
     )
   }
 
+  /** Only now that its footer was read it is known to be settled. */
+  #handOver(state: SegmentState): void {
+    const completion = must(this.#completion, 'the reader')
+    this.#state = null
+    this.#completion = null
+    this.#store.recycle(this)
+    this.#store.startSettled(
+      state,
+      this.#slot,
+      this.#count,
+      this.#arenaOffset,
+      completion,
+      this.#tag,
+      this.#isProbe,
+    )
+  }
+
+  #noteDamage(segment: number, slot: number, fact: string): void {
+    if (!this.#isProbe) this.#store.noteDamage(segment, slot, fact)
+  }
+
   #prepareThen(state: SegmentState, next: () => void): void {
     this.#store.prepare(state, this.#slot, this.#count).then(
       () => {
@@ -83,7 +111,7 @@ export class BlockRead implements IoCompletion {
         else this.#prepareThen(state, next)
       },
       (error: unknown) => {
-        this.#store.noteDamage(state.id, this.#slot, String(error))
+        this.#noteDamage(state.id, this.#slot, String(error))
         this.#finish(-Errno.EIO)
       },
     )
@@ -100,7 +128,7 @@ export class BlockRead implements IoCompletion {
       const page = must(state.pages[slot >> TABLE_PAGE_SLOT_SHIFT], 'the checksum table page')
       const bad = checksum.verifyBlocks(io.arena.memory, arenaOffset, count, page, 2 * within)
       if (bad >= 0) {
-        this.#store.noteDamage(state.id, slot + bad, 'the block does not match its checksum')
+        this.#noteDamage(state.id, slot + bad, 'the block does not match its checksum')
         this.#finish(-Errno.EIO)
         return
       }

@@ -43,13 +43,14 @@ export class BulkWriter {
     return this.#current === null ? 0 : DATA_SLOT_END - this.#slot
   }
 
-  /** Seals what is being filled and begins the next segment. */
-  async roll(): Promise<void> {
+  /** Seals what is being filled and begins the next segment, whose id it returns. */
+  async roll(): Promise<number> {
     this.#sealCurrent()
     this.#current = await this.#store.create(SegmentKind.bulk, this.importId)
     this.#current.pinCount += 1
     this.#states.push(this.#current)
     this.#slot = DATA_SLOT_FIRST
+    return this.#current.id
   }
 
   /** Computes the checksums of the blocks to be appended next; two words a block. */

@@ -3,7 +3,7 @@ import { PAGE_SIZE_BYTES } from '../format/page.ts'
 import { assert } from '../base/assert.ts'
 
 /**
- * A fixed number of 4 KiB arena pages set aside for the engine's own I/O (nodes, checksum tables,
+ * A fixed number of arena pieces, by default pages of 4 KiB, set aside for the engine's own I/O (nodes, checksum tables,
  * partial blocks), so that exports that fill the arena with payload cannot keep the engine from
  * finishing the very requests that would free it.
  */
@@ -11,11 +11,13 @@ export class PagePool {
   readonly #free: number[] = []
   readonly #waiting: ((offset: number) => void)[] = []
   readonly #pageCount: number
+  readonly #pageBytes: number
 
-  constructor(arena: Arena, pageCount: number) {
+  constructor(arena: Arena, pageCount: number, pageBytes: number = PAGE_SIZE_BYTES) {
     this.#pageCount = pageCount
+    this.#pageBytes = pageBytes
     for (let i = 0; i < pageCount; i += 1) {
-      const offset = arena.allocate(PAGE_SIZE_BYTES)
+      const offset = arena.allocate(pageBytes)
       assert(offset >= 0, 'the arena holds the engine’s own pages')
       this.#free.push(offset)
     }
@@ -46,7 +48,7 @@ export class PagePool {
   /** Gives the pages back to the arena; all must be free. */
   release(arena: Arena): void {
     assert(this.#free.length === this.#pageCount, 'every engine page has come back')
-    for (const offset of this.#free) arena.free(offset, PAGE_SIZE_BYTES)
+    for (const offset of this.#free) arena.free(offset, this.#pageBytes)
     this.#free.length = 0
   }
 }

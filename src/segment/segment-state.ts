@@ -11,9 +11,13 @@ import { assert, must } from '../base/assert.ts'
 /** Words in one page of the checksum table: two a slot. */
 export const TABLE_PAGE_WORDS: number = 2 * TABLE_PAGE_SLOT_COUNT
 
-/** What is known in memory of one segment. */
+let statesMade = 0
+
+/** What is known in memory of one segment's file. A rewritten file gets a state of its own. */
 export class SegmentState {
   readonly id: number
+  /** Different for every state of this process: what is cached of a file is never another's. */
+  readonly serial: number
   /** Null until its header or footer was read. */
   kind: SegmentKind | null = null
   /** Of a bulk segment, once its header was read. */
@@ -29,6 +33,7 @@ export class SegmentState {
   /** One opening at a time. */
   opening: Promise<IoFile> | null = null
   footer: SegmentFooter | null = null
+  /** Of the checksum table; of a settled segment, of its directory, which begins with the same. */
   readonly pages: (Uint32Array | null)[] = new Array<Uint32Array | null>(TABLE_PAGE_COUNT).fill(
     null,
   )
@@ -39,6 +44,13 @@ export class SegmentState {
 
   constructor(id: number) {
     this.id = id
+    statesMade += 1
+    this.serial = statesMade
+  }
+
+  /** True when a directory says where its blocks are; known once the footer was read. */
+  get isSettled(): boolean {
+    return this.footer?.settled !== undefined
   }
 
   /** Of a segment being filled: the first slot not given to anything yet. */

@@ -6,15 +6,25 @@
 import { LRUCache } from 'lru-cache'
 import { assert, must } from '../base/assert.ts'
 import type { Checksum } from '../base/checksum.ts'
+import type { Codecs } from '../base/codec.ts'
 import { CorruptionError, OperatingError, Errno } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import {
+  PLACE_ALIAS,
+  PLACE_WORD_FIRST,
+  aliasSlot,
+  isLower,
+  placeKind,
+} from '../format/directory.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
+import type { SegmentFooter } from '../format/segment.ts'
 import {
   FOOTER_SLOT,
+  SETTLING_SUFFIX,
   SegmentKind,
   TABLE_PAGE_COUNT,
+  TABLE_PAGE_SLOT_COUNT,
   TABLE_PAGE_SLOT_SHIFT,
-  TABLE_SLOT,
   encodeSegmentHeader,
   segmentFileName,
   tryDecodeSegmentFooter,
@@ -25,8 +35,11 @@ import type { Io, IoCompletion, IoFile } from '../io/io.ts'
 import { ioResult } from '../io/io.ts'
 import { AllocatedBytes } from './allocated.ts'
 import { BlockRead } from './block-read.ts'
+import { FrameCache } from './frame-cache.ts'
 import { PagePool } from './page-pool.ts'
-import { SegmentState, TABLE_PAGE_WORDS } from './segment-state.ts'
+import { SegmentState } from './segment-state.ts'
+import { SegmentTable, TABLE_PAGE_INDEXES, TablePageLoader } from './segment-table.ts'
+import { SettledRead } from './settled-read.ts'
 
 const TABLE_IO_PAGE_COUNT = 16
 const BLOCK_IO_PAGE_COUNT = 64
@@ -34,6 +47,8 @@ const BLOCK_IO_PAGE_COUNT = 64
 export interface SegmentStoreOptions {
   /** For checksum table pages of sealed segments. 32 MiB covers 16 GiB of hot data. */
   checksumCacheBytes: number
+  /** For decoded frames of settled segments. */
+  frameCacheBytes: number
   /** Descriptors kept open; the usual soft limit of a process is 1,024. */
   openFileCountMax: number
 }
@@ -53,7 +68,10 @@ export class SegmentStore {
   readonly #segments: Map<number, SegmentState> = new Map()
   readonly #openFiles: LRUCache<number, SegmentState>
   readonly #tablePages: LRUCache<number, Uint32Array>
+  readonly #tableLoader: TablePageLoader
+  readonly #frames: FrameCache
   readonly #freeReads: BlockRead[] = []
+  readonly #freeSettledReads: SettledRead[] = []
   readonly #onDamage: DamageListener
   readonly #allocated: AllocatedBytes
   #nextId = 1
@@ -61,6 +79,7 @@ export class SegmentStore {
   constructor(
     io: Io,
     checksum: Checksum,
+    codecs: Codecs,
     poolId: Uint8Array,
     folder: string,
     options: SegmentStoreOptions,
@@ -82,9 +101,12 @@ export class SegmentStore {
       max: options.openFileCountMax,
       dispose: (state): void => this.#closeFile(state),
     })
+    this.#tableLoader = new TablePageLoader(io, checksum, codecs)
+    this.#frames = new FrameCache(io, codecs, options.frameCacheBytes)
     this.#tablePages = new LRUCache({
       // At least one segment's, which recovery wants all at once.
-      max: Math.max(2 * TABLE_PAGE_COUNT, Math.ceil(options.checksumCacheBytes / PAGE_SIZE_BYTES)),
+      maxSize: Math.max(4 * TABLE_PAGE_COUNT * PAGE_SIZE_BYTES, options.checksumCacheBytes),
+      sizeCalculation: (page): number => page.byteLength,
       dispose: (page, key): void => this.#dropPage(page, key),
     })
   }
@@ -92,6 +114,8 @@ export class SegmentStore {
   /** Registers every segment file in the folder; reads none. */
   async load(): Promise<void> {
     for (const name of await this.io.list(this.#folder)) {
+      // A crash while a segment was being settled: the segment itself is as it was.
+      if (name.endsWith(SETTLING_SUFFIX)) await this.io.remove(`${this.#folder}/${name}`)
       const id = tryParseSegmentFileName(name)
       if (id === null) continue
       this.#segments.set(id, new SegmentState(id))
@@ -191,7 +215,8 @@ export class SegmentStore {
 
   /**
    * Reads `count` blocks at (segment, slot) into the arena and checks them. Completes with 0, or
-   * -EIO for a mismatch, a missing segment or a failed read. Never completes inside the call.
+   * -EIO for a mismatch, a missing segment or a failed read. What is in the cache of frames
+   * completes inside the call.
    */
   read(
     segment: number,
@@ -201,20 +226,60 @@ export class SegmentStore {
     completion: IoCompletion,
     tag: number,
   ): void {
+    this.#start(segment, slot, count, arenaOffset, completion, tag, false)
+  }
+
+  /** As `read`, of what may no longer be there: nothing but the result says that it is not. */
+  probe(
+    segment: number,
+    slot: number,
+    count: number,
+    arenaOffset: number,
+    completion: IoCompletion,
+    tag: number,
+  ): void {
+    this.#start(segment, slot, count, arenaOffset, completion, tag, true)
+  }
+
+  #start(
+    segment: number,
+    slot: number,
+    count: number,
+    arenaOffset: number,
+    completion: IoCompletion,
+    tag: number,
+    isProbe: boolean,
+  ): void {
+    const state = this.#segments.get(segment) ?? null
+    if (state !== null && state.isSettled && this.isReady(state, slot, count)) {
+      state.pinCount += 1
+      this.startSettled(state, slot, count, arenaOffset, completion, tag, isProbe)
+      return
+    }
     const read = this.#freeReads.pop() ?? new BlockRead(this)
-    read.start(
-      this.#segments.get(segment) ?? null,
-      segment,
-      slot,
-      count,
-      arenaOffset,
-      completion,
-      tag,
-    )
+    read.start(state, segment, slot, count, arenaOffset, completion, tag, isProbe)
+  }
+
+  /** Goes on with a read of a segment that is pinned, ready and settled. */
+  startSettled(
+    state: SegmentState,
+    slot: number,
+    count: number,
+    arenaOffset: number,
+    completion: IoCompletion,
+    tag: number,
+    isProbe: boolean,
+  ): void {
+    const read = this.#freeSettledReads.pop() ?? new SettledRead(this, this.#frames)
+    read.start(state, slot, count, arenaOffset, completion, tag, isProbe)
   }
 
   recycle(read: BlockRead): void {
     this.#freeReads.push(read)
+  }
+
+  recycleSettled(read: SettledRead): void {
+    this.#freeSettledReads.push(read)
   }
 
   /** Checked bytes of one block in memory of its own, for nodes and the catalogue. */
@@ -260,8 +325,78 @@ export class SegmentStore {
       i <= (slot + count - 1) >> TABLE_PAGE_SLOT_SHIFT;
       i += 1
     ) {
-      if (state.pages[i] === null) await this.#loadTablePage(state, file, footer.tableChecksums, i)
+      if (state.pages[i] !== null) continue
+      const page = await this.#tableLoader.load(file, footer, i)
+      state.pages[i] = page
+      this.#tablePages.set(state.id * TABLE_PAGE_COUNT + i, page)
     }
+  }
+
+  /** The whole table of a segment, for rewrites and counts. Rejects as `prepare` does. */
+  async loadTable(id: number): Promise<SegmentTable> {
+    const state = this.get(id)
+    const file = await this.#pin(state)
+    try {
+      const footer = state.sealed ? (state.footer ??= await this.#loadFooter(state, file)) : null
+      const table = new SegmentTable(state.isSettled)
+      for (const i of TABLE_PAGE_INDEXES) {
+        const known = state.pages[i]
+        if (known !== null) table.setPage(i, known)
+        else table.setPage(i, await this.#tableLoader.load(file, must(footer, 'the footer'), i))
+      }
+      return table
+    } finally {
+      this.unpin(state)
+    }
+  }
+
+  /** Whether any slot of it points elsewhere. */
+  async hasAliases(id: number): Promise<boolean> {
+    const state = this.get(id)
+    if (!state.sealed || !(await this.readSealed(state))) return false
+    return (state.footer?.settled?.aliasCount ?? 0) > 0
+  }
+
+  /** Where the bytes of an address are: follows aliases to their end. */
+  async resolve(segment: number, slot: number): Promise<{ segment: number; slot: number }> {
+    for (;;) {
+      const state = this.get(segment)
+      // Held while it is looked at: its pages could leave the cache, its file be closed.
+      await this.#pin(state)
+      try {
+        while (!this.isReady(state, slot, 1)) await this.prepare(state, slot, 1)
+        if (!state.isSettled) return { segment, slot }
+        const page = must(state.pages[slot >> TABLE_PAGE_SLOT_SHIFT], 'the directory page')
+        const word = PLACE_WORD_FIRST + 2 * (slot & (TABLE_PAGE_SLOT_COUNT - 1))
+        if (placeKind(page[word + 1]) !== PLACE_ALIAS) return { segment, slot }
+        const target = { segment: page[word], slot: aliasSlot(page[word + 1]) }
+        if (!isLower(target.segment, target.slot, segment, slot)) throw forward(segment, slot)
+        segment = target.segment
+        slot = target.slot
+      } finally {
+        this.unpin(state)
+      }
+    }
+  }
+
+  /**
+   * Puts a rewritten file in place of a segment's: whoever has begun to read the old one ends
+   * there. The caller has renamed the file, and made that durable.
+   */
+  replace(id: number, file: IoFile, footer: SegmentFooter): void {
+    const old = this.get(id)
+    assert(old.sealed, 'only a sealed segment is rewritten')
+    const state = new SegmentState(id)
+    state.kind = old.kind
+    state.importId = old.importId
+    state.isHeaderSound = old.isHeaderSound
+    state.footer = footer
+    this.#segments.set(id, state)
+    for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) this.#tablePages.delete(id * TABLE_PAGE_COUNT + i)
+    if (!this.#openFiles.delete(id)) this.#closeFile(old)
+    state.file = file
+    this.#openFiles.set(id, state)
+    this.#allocated.noteChanged(id)
   }
 
   async openFile(state: SegmentState): Promise<IoFile> {
@@ -386,6 +521,8 @@ export class SegmentStore {
     }
     this.#openFiles.clear()
     this.#tablePages.clear()
+    this.#tableLoader.close()
+    this.#frames.close()
     this.#pages.release(this.io.arena)
     this.#blockPages.release(this.io.arena)
   }
@@ -442,33 +579,6 @@ export class SegmentStore {
     return must(state.footer, 'the footer just read')
   }
 
-  async #loadTablePage(
-    state: SegmentState,
-    file: IoFile,
-    checksums: Uint32Array,
-    index: number,
-  ): Promise<void> {
-    const page = await this.#pages.take()
-    try {
-      const sound =
-        (await this.#readRaw(file, TABLE_SLOT + index, page)) &&
-        this.checksum.verifyBlocks(this.io.arena.memory, page, 1, checksums, 2 * index) === -1
-      if (!sound) {
-        throw new CorruptionError(
-          'segment-corrupt',
-          `segment ${state.id} has a damaged checksum table (page ${index})`,
-          { details: { segment: state.id } },
-        )
-      }
-      const words = new Uint32Array(TABLE_PAGE_WORDS)
-      new Uint8Array(words.buffer).set(this.io.arena.memory.subarray(page, page + PAGE_SIZE_BYTES))
-      state.pages[index] = words
-      this.#tablePages.set(state.id * TABLE_PAGE_COUNT + index, words)
-    } finally {
-      this.#pages.give(page)
-    }
-  }
-
   /** One page without a check; false when the file ends before it. */
   async #readRaw(file: IoFile, slot: number, page: number): Promise<boolean> {
     const offsetBytes = slot * BLOCK_SIZE_BYTES
@@ -495,4 +605,10 @@ export class SegmentStore {
 function importIdOf(kind: SegmentKind, importId: number, id: number): number {
   if (kind === SegmentKind.log) return 0
   return importId === 0 ? id : importId
+}
+
+function forward(segment: number, slot: number): CorruptionError {
+  const fact = `slot ${slot} of segment ${segment} is an alias that does not point downwards`
+  const hint = 'run "varve check" on the pool'
+  return new CorruptionError('segment-corrupt', fact, { hint, details: { segment, slot } })
 }

@@ -227,9 +227,23 @@ export class FakeService implements PoolService {
       liveBytes: 4096,
       deletedSegmentCount: 1,
       punchedBytes: 8192,
+      settledSegmentCount: 0,
+      skippedSegmentCount: 0,
+      zeroBytes: 0,
+      duplicateBytes: 0,
+      droppedBytes: 0,
+      encodedFromBytes: 0,
+      encodedToBytes: 0,
       physicalBeforeBytes: 134217728,
       physicalAfterBytes: 67108864,
     }
+  }
+
+  async settle(
+    _request: shape.SettleRequest,
+    call: LongCall<shape.ReclaimProgress>,
+  ): Promise<shape.ReclaimReport> {
+    return { ...(await this.reclaim(call)), settledSegmentCount: 2, duplicateBytes: 4096 }
   }
 
   async importImage(request: shape.ImportRequest, call: ImportCall): Promise<shape.ImportReport> {

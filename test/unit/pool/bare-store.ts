@@ -1,3 +1,4 @@
+import { missingCodecs } from '../../../src/base/codec.ts'
 import { SegmentStore } from '../../../src/segment/segment-store.ts'
 import { SuperblockFile } from '../../../src/pool/superblock-file.ts'
 import type { Superblock } from '../../../src/format/superblock.ts'
@@ -15,13 +16,21 @@ export async function openBareStore(world: SimWorld, openFileCountMax: number): 
   const file = await world.run(SuperblockFile.open(world.io, world.checksum, POOL))
   const superblock = file.current
   await world.run(file.close())
-  const limits = { checksumCacheBytes: MIB, openFileCountMax }
+  const limits = { checksumCacheBytes: MIB, frameCacheBytes: MIB, openFileCountMax }
   const folder = `${POOL}/segments`
   const onDamage = (segment: number, slot: number, fact: string): void => {
     world.damage.push(`${segment}:${slot} ${fact}`)
   }
   const { io, checksum } = world
-  const store = new SegmentStore(io, checksum, superblock.poolId, folder, limits, onDamage)
+  const store = new SegmentStore(
+    io,
+    checksum,
+    missingCodecs(),
+    superblock.poolId,
+    folder,
+    limits,
+    onDamage,
+  )
   await world.run(store.load())
   return { store, superblock }
 }

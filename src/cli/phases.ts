@@ -1,0 +1,18 @@
+import type { ReclaimProgress } from '../api/shapes.ts'
+import type { Cli } from './context.ts'
+import { API_VERSION } from './output.ts'
+import type { ProgressMode } from './progress.ts'
+
+/** Shows work whose phases have no common measure: one line that is written over. */
+export function phaseWriter(cli: Cli, mode: ProgressMode): (progress: ReclaimProgress) => void {
+  if (mode === 'none' || (mode === 'auto' && !cli.terminal.stderr)) return () => undefined
+  if (mode === 'json') {
+    return (progress) => {
+      cli.stderr.write(`${JSON.stringify({ apiVersion: API_VERSION, progress })}\n`)
+    }
+  }
+  return ({ phase, done, total }) => {
+    const isEnd = (phase === 'sweep' || phase === 'settle') && done === total
+    cli.stderr.write(`\r\u001b[K${phase} ${done} of ${total}${isEnd ? '\n' : ''}`)
+  }
+}

@@ -1,0 +1,158 @@
+/**
+ * Which address has a block of this fingerprint? A hash table in typed arrays: 12 bytes an entry,
+ * no object an entry, open addressing with linear probing.
+ *
+ *   tag      u32  low word of the XXH64; where an entry lies and whether it is sampled follow from it
+ *   extra    u16  low half of the high word: 48 bits in all keep false hits rare
+ *   slot     u16 \
+ *   segment  u32 / the address; segment 0: a free entry
+ *
+ * When the table has grown to its budget, it is sampled: of all fingerprints only those whose tag
+ * ends with `k` zero bits are kept, and k grows as the pool does. What is between the samples is
+ * found through the table of the segment a sample leads to (`dedup.ts`), because what was stored
+ * together comes again together (Lillibridge et al., Sparse Indexing, FAST '09).
+ *
+ * It is never a source of truth: an entry may be stale, and only equal bytes make a duplicate (I7).
+ */
+import { assert } from '../base/assert.ts'
+
+const ENTRY_BYTES = 12
+const CAPACITY_MIN = 4096
+const SAMPLE_BITS_MAX = 16
+/** Above three quarters the chains get long. */
+const LOAD_NUMERATOR = 3
+const LOAD_DENOMINATOR = 4
+
+export class DedupIndex {
+  readonly #capacityMax: number
+  #tags!: Uint32Array
+  #extras!: Uint16Array
+  #slots!: Uint16Array
+  #segments!: Uint32Array
+  #mask = 0
+  #shift = 0
+  #count = 0
+  #sampleBits = 0
+  // The last entry found.
+  segment = 0
+  slot = 0
+
+  constructor(budgetBytes: number) {
+    let capacity = CAPACITY_MIN
+    while (2 * capacity * ENTRY_BYTES <= budgetBytes) capacity *= 2
+    this.#capacityMax = capacity
+    this.#allocate(CAPACITY_MIN)
+  }
+
+  get count(): number {
+    return this.#count
+  }
+
+  /** One fingerprint in two to this power is kept. */
+  get sampleBits(): number {
+    return this.#sampleBits
+  }
+
+  isSampled(tag: number): boolean {
+    return (tag & (2 ** this.#sampleBits - 1)) === 0
+  }
+
+  /** True when there is an entry; `segment` and `slot` say which. */
+  find(tag: number, high: number): boolean {
+    const at = this.#locate(tag, high & 0xffff)
+    this.segment = this.#segments[at]
+    this.slot = this.#slots[at]
+    return this.segment !== 0
+  }
+
+  /** Notes where the block is; an entry of the same fingerprint gives way. */
+  set(tag: number, high: number, segment: number, slot: number): void {
+    assert(segment > 0 && slot > 0, 'an address is never 0')
+    if (!this.isSampled(tag)) return
+    const extra = high & 0xffff
+    let at = this.#locate(tag, extra)
+    if (this.#segments[at] === 0) {
+      if ((this.#count + 1) * LOAD_DENOMINATOR > this.#tags.length * LOAD_NUMERATOR) {
+        this.#makeRoom()
+        if (!this.isSampled(tag)) return
+        at = this.#locate(tag, extra)
+      }
+      this.#count += 1
+    }
+    this.#tags[at] = tag
+    this.#extras[at] = extra
+    this.#segments[at] = segment
+    this.#slots[at] = slot
+  }
+
+  /** Drops every entry that `isKept` denies. */
+  retain(isKept: (segment: number, slot: number) => boolean): void {
+    this.#rebuild(this.#tags.length, isKept)
+  }
+
+  clear(): void {
+    this.#allocate(CAPACITY_MIN)
+    this.#count = 0
+    this.#sampleBits = 0
+  }
+
+  /** Calls `visit` with every entry, in no order that means anything. */
+  forEach(visit: (tag: number, extra: number, segment: number, slot: number) => void): void {
+    for (let at = 0; at < this.#tags.length; at += 1) {
+      if (this.#segments[at] === 0) continue
+      visit(this.#tags[at], this.#extras[at], this.#segments[at], this.#slots[at])
+    }
+  }
+
+  /** Index of the entry, or of the free place where it would lie. */
+  #locate(tag: number, extra: number): number {
+    // Multiplicative hashing (Knuth 6.4): the tag's low bits may all be zero.
+    let at = Math.imul(tag, 0x9e3779b1) >>> this.#shift
+    while (this.#segments[at] !== 0) {
+      if (this.#tags[at] === tag && this.#extras[at] === extra) return at
+      at = (at + 1) & this.#mask
+    }
+    return at
+  }
+
+  #makeRoom(): void {
+    if (this.#tags.length < this.#capacityMax) {
+      this.#rebuild(2 * this.#tags.length, () => true)
+    } else if (this.#sampleBits < SAMPLE_BITS_MAX) {
+      this.#sampleBits += 1
+      this.#rebuild(this.#tags.length, () => true)
+    } else {
+      this.clear()
+    }
+  }
+
+  #rebuild(capacity: number, isKept: (segment: number, slot: number) => boolean): void {
+    const tags = this.#tags
+    const extras = this.#extras
+    const segments = this.#segments
+    const slots = this.#slots
+    this.#allocate(capacity)
+    this.#count = 0
+    for (let from = 0; from < tags.length; from += 1) {
+      const segment = segments[from]
+      if (segment === 0 || !this.isSampled(tags[from])) continue
+      if (!isKept(segment, slots[from])) continue
+      const at = this.#locate(tags[from], extras[from])
+      this.#tags[at] = tags[from]
+      this.#extras[at] = extras[from]
+      this.#segments[at] = segment
+      this.#slots[at] = slots[from]
+      this.#count += 1
+    }
+  }
+
+  #allocate(capacity: number): void {
+    this.#tags = new Uint32Array(capacity)
+    this.#extras = new Uint16Array(capacity)
+    this.#slots = new Uint16Array(capacity)
+    this.#segments = new Uint32Array(capacity)
+    this.#mask = capacity - 1
+    this.#shift = Math.clz32(capacity) + 1
+    assert(1 << (32 - this.#shift) === capacity, 'a table’s capacity is a power of two')
+  }
+}
