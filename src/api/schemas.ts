@@ -1,5 +1,6 @@
 /** The shapes as zod schemas: what either end of the control socket accepts from the other. */
 import { z } from 'zod'
+import { IMAGE_FORMATS, WRITTEN_FORMATS } from './image-formats.ts'
 import type * as shape from './shapes.ts'
 
 const bytes = z.int().nonnegative()
@@ -123,21 +124,36 @@ export const diffRequestSchema: z.ZodType<{ from: string | null; to: string }> =
 export const diffExtentsSchema: z.ZodType<shape.DiffExtent[]> = z.array(
   z.object({ offsetBytes: bytes, lengthBytes: bytes, kind: z.enum(['data', 'zero']) }),
 )
+const rootfsRequestSchema: z.ZodType<shape.RootfsRequest> = z.strictObject({
+  fs: z.literal('ext4'),
+  platform: z.string().min(1).max(256).nullable(),
+  tag: z.string().min(1).max(256).nullable(),
+})
+const timeoutMs = z.number().positive().max(2147483647)
 export const importRequestSchema: z.ZodType<shape.ImportRequest> = z.strictObject({
   name: diskName,
+  rootfs: rootfsRequestSchema.optional(),
   path: absolutePath.nullable(),
   sizeBytes: bytes.nullable(),
   labels,
+  format: z.enum(IMAGE_FORMATS).exactOptional(),
+  allowBacking: absolutePath.exactOptional(),
+  sizeBytesMax: bytes.exactOptional(),
+  timeoutMs: timeoutMs.exactOptional(),
 })
 export const importReportSchema: z.ZodType<shape.ImportReport> = z.object({
   volume: volumeInfoSchema,
   imageBytes: bytes,
   dataBytes: bytes,
+  warnings: z.array(z.string()).optional(),
 })
 export const exportRequestSchema: z.ZodType<shape.ExportRequest> = z.strictObject({
   name: diskName,
   path: absolutePath.nullable(),
   overwrite: z.boolean(),
+  format: z.enum(WRITTEN_FORMATS).exactOptional(),
+  isCompressed: z.boolean().exactOptional(),
+  timeoutMs: timeoutMs.exactOptional(),
 })
 export const exportReportSchema: z.ZodType<shape.ExportReport> = z.object({
   name: diskName,

@@ -98,22 +98,63 @@ export interface ResizeRequest {
   allowShrink: boolean
 }
 
+/** A filesystem made from files, rather than an image taken as it is. */
+export interface RootfsRequest {
+  fs: 'ext4'
+  /** `os/architecture[/variant]` of an OCI image; null: Linux on the server's machine. */
+  platform: string | null
+  /** Of an OCI layout with several images. */
+  tag: string | null
+}
+
+/** `raw+…`: a raw image, compressed. */
+export type ImageFormat =
+  | 'raw'
+  | 'raw+gz'
+  | 'raw+zst'
+  | 'raw+xz'
+  | 'qcow2'
+  | 'vmdk'
+  | 'vhd'
+  | 'vhdx'
+  | 'vdi'
+  | 'parallels'
+  | 'bochs'
+  | 'cloop'
+  | 'dmg'
+
+export type WrittenFormat = 'raw' | 'qcow2' | 'vmdk' | 'vhd' | 'vhdx' | 'vdi'
+
 export interface ImportRequest {
   /** The new volume. */
   name: string
+  /** `path` is a folder, a tar archive or an OCI image layout; a stream is an archive. */
+  rootfs?: RootfsRequest | undefined
   /** Absolute path of a regular file or block device; null: the bytes come as a stream. */
   path: string | null
-  /** Null: the image's size, rounded up to 512. A stream has none and must be given one. */
+  /**
+   * Null: the image's size, rounded up to 512. A stream that is not compressed has none and must
+   * be given one.
+   */
   sizeBytes: number | null
   labels: Record<string, string>
+  /** Missing: what the name and the first bytes of the file agree on, else raw. */
+  format?: ImageFormat
+  /** Absolute path of the folder whose files the image may refer to. Missing: to none. */
+  allowBacking?: string
+  /** A larger disk is refused, whatever its image says or decompresses to. */
+  sizeBytesMax?: number
+  timeoutMs?: number
 }
 
 export interface ImportReport {
   volume: VolumeInfo
-  /** Length of the image. */
+  /** Size of the disk in the image. */
   imageBytes: number
-  /** Bytes of it that were read; the rest were holes of the file. */
+  /** Bytes of it that were read; the rest were holes of the image. */
   dataBytes: number
+  /** What of the source is not in the volume, a sentence each. */
+  warnings?: string[] | undefined
 }
 
 export interface ExportRequest {
@@ -123,12 +164,17 @@ export interface ExportRequest {
   path: string | null
   /** Replace a file, or write over a block device, that is already there. */
   overwrite: boolean
+  /** Missing: raw. Others are written to regular files only. */
+  format?: WrittenFormat
+  /** Of qcow2 and vmdk. */
+  isCompressed?: boolean
+  timeoutMs?: number
 }
 
 export interface ExportReport {
   name: string
   imageBytes: number
-  /** Bytes that were written because they are not zero. */
+  /** Bytes that were written because they are not zero; of other formats than raw, the file's. */
   dataBytes: number
 }
 

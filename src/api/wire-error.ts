@@ -37,6 +37,7 @@ const CORRUPTION_CODES: Record<CorruptionCode, true> = {
   'catalogue-corrupt': true,
   'block-corrupt': true,
   'log-gap': true,
+  'image-corrupt': true,
 }
 
 function isOperatingCode(code: string): code is OperatingCode {

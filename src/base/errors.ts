@@ -26,6 +26,7 @@ export type CorruptionCode =
   | 'catalogue-corrupt'
   | 'block-corrupt'
   | 'log-gap' // a record known to have been durable is not there
+  | 'image-corrupt' // an image to import is cut off or contradicts itself
 
 export interface ErrorFields {
   /** What to do about it, one sentence, shown under the message. */

@@ -20,6 +20,15 @@ export function parsePercent(text: string): number {
   throw new InvalidArgumentError('A percentage is like 85 or 85%, from 1 to 99.')
 }
 
+/** In a timer of node. */
+const TIMEOUT_SECONDS_MAX = 2_000_000
+
+export function parseSeconds(text: string): number {
+  const seconds = /^\d+$/.test(text) ? Number(text) : 0
+  if (seconds >= 1 && seconds <= TIMEOUT_SECONDS_MAX) return seconds
+  throw new InvalidArgumentError('A time limit is a number of seconds.')
+}
+
 /** `--label key=value`, collected. */
 export function parseLabel(
   text: string,

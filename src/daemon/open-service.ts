@@ -102,7 +102,7 @@ async function openEmbedded(path: string, ioKind: IoKind): Promise<PoolService> 
   const startedMs = Date.now()
   return new LocalService({
     pool,
-    arena: io.arena,
+    io,
     seeker,
     status: () => ({
       mode: 'embedded',

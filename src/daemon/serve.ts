@@ -90,7 +90,7 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
     const status = statusOf(pool, server, exports, filesystems)
     const service = new LocalService({
       pool,
-      arena: host.io.arena,
+      io: host.io,
       seeker: host.seeker,
       status,
       filesystems,

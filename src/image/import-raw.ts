@@ -139,13 +139,15 @@ function padToBlock(buffer: Buffer, lengthBytes: number): Buffer {
 
 /**
  * Reads `input` to its end into `sink`; resolves to its length. A stream has no size of its own:
- * a longer one than `sizeBytes` fails with `out-of-range`, a shorter one leaves zeros.
+ * a longer one than `sizeBytes` fails with `out-of-range`, a shorter one leaves zeros. `option`:
+ * what to give more of then.
  */
 export async function importStream(
   input: AsyncIterable<Uint8Array>,
   sizeBytes: number,
   sink: BlockSink,
   options: CopyOptions,
+  option: '--size' | '--max-size' = '--size',
 ): Promise<number> {
   let filling = Buffer.alloc(CHUNK_BYTES)
   let spare = Buffer.alloc(CHUNK_BYTES)
@@ -168,9 +170,8 @@ export async function importStream(
     filledBytes = 0
   }
   try {
-    for await (const bytes of input) {
-      throwIfCanceled(options.signal)
-      if (doneBytes + filledBytes + bytes.length > sizeBytes) throw tooLong(sizeBytes)
+    for await (const bytes of untilAborted(input, options.signal)) {
+      if (doneBytes + filledBytes + bytes.length > sizeBytes) throw tooLong(sizeBytes, option)
       for (let taken = 0; taken < bytes.length;) {
         const step = Math.min(bytes.length - taken, CHUNK_BYTES - filledBytes)
         filling.set(bytes.subarray(taken, taken + step), filledBytes)
@@ -189,14 +190,43 @@ export async function importStream(
   return doneBytes
 }
 
-function tooLong(sizeBytes: number): OperatingError {
+/** What comes of `input`; one that has stopped coming does not keep a cancelation waiting. */
+async function* untilAborted(
+  input: AsyncIterable<Uint8Array>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  const iterator = input[Symbol.asyncIterator]()
+  let wake: () => void = () => undefined
+  const aborted = new Promise<null>((resolve) => {
+    wake = () => resolve(null)
+  })
+  signal?.addEventListener('abort', wake)
+  try {
+    for (;;) {
+      throwIfCanceled(signal)
+      const next = await Promise.race([iterator.next(), aborted])
+      throwIfCanceled(signal)
+      if (next === null || next.done === true) return
+      yield next.value
+    }
+  } finally {
+    signal?.removeEventListener('abort', wake)
+    const returned = iterator.return?.().catch(() => undefined)
+    if (signal?.aborted !== true) await returned
+  }
+}
+
+function tooLong(sizeBytes: number, option: string): OperatingError {
   return new OperatingError(
     'out-of-range',
-    `the stream is longer than the volume of ${formatSize(sizeBytes)}`,
-    { hint: 'Give a larger --size.' },
+    `the stream is longer than the ${formatSize(sizeBytes)} it may have`,
+    { hint: `Give a larger ${option}.` },
   )
 }
 
 export function throwIfCanceled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) throw new OperatingError('canceled', 'canceled')
+  if (signal?.aborted !== true) return
+  // A deadline gives its own reason; a person gives none.
+  const reason: unknown = signal.reason
+  throw reason instanceof OperatingError ? reason : new OperatingError('canceled', 'canceled')
 }
