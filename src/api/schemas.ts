@@ -109,13 +109,23 @@ export const reclaimReportSchema: z.ZodType<shape.ReclaimReport> = z.object({
   liveBytes: bytes,
   deletedSegmentCount: count,
   punchedBytes: bytes,
+  settledSegmentCount: count,
+  skippedSegmentCount: count,
+  zeroBytes: bytes,
+  duplicateBytes: bytes,
+  droppedBytes: bytes,
+  encodedFromBytes: bytes,
+  encodedToBytes: bytes,
   physicalBeforeBytes: bytes,
   physicalAfterBytes: bytes,
 })
 export const reclaimProgressSchema: z.ZodType<shape.ReclaimProgress> = z.object({
-  phase: z.enum(['checkpoint', 'mark', 'sweep']),
+  phase: z.enum(['checkpoint', 'mark', 'sweep', 'settle']),
   done: z.number().nonnegative(),
   total: z.number().nonnegative(),
+})
+export const settleRequestSchema: z.ZodType<shape.SettleRequest> = z.strictObject({
+  compression: z.enum(['off', 'lz4', 'zstd']),
 })
 export const diffRequestSchema: z.ZodType<{ from: string | null; to: string }> = z.strictObject({
   from: diskName.nullable(),

@@ -72,18 +72,34 @@ export interface RemoveReport {
   freedBytes: number | null
 }
 
+/** What a reclaim or a settle did. */
 export interface ReclaimReport {
+  /** Blocks reachable from any disk. */
   liveBytes: number
   deletedSegmentCount: number
   punchedBytes: number
+  settledSegmentCount: number
+  /** Left as they were: damaged, or no room to rewrite them. */
+  skippedSegmentCount: number
+  zeroBytes: number
+  duplicateBytes: number
+  droppedBytes: number
+  encodedFromBytes: number
+  encodedToBytes: number
   physicalBeforeBytes: number
   physicalAfterBytes: number
 }
 
 export interface ReclaimProgress {
-  phase: 'checkpoint' | 'mark' | 'sweep'
+  phase: 'checkpoint' | 'mark' | 'sweep' | 'settle'
   done: number
   total: number
+}
+
+export type Compression = 'off' | 'lz4' | 'zstd'
+
+export interface SettleRequest {
+  compression: Compression
 }
 
 export interface DiffExtent {

@@ -142,6 +142,13 @@ export class LocalService implements PoolService {
     return this.#pool.reclaim(call.signal, call.progress)
   }
 
+  settle(
+    request: shape.SettleRequest,
+    call: LongCall<shape.ReclaimProgress>,
+  ): Promise<shape.ReclaimReport> {
+    return this.#pool.settle(request.compression, call.signal, call.progress)
+  }
+
   importImage(request: shape.ImportRequest, call: ImportCall): Promise<shape.ImportReport> {
     const { rootfs } = request
     const importImage = this.#images.importImage.bind(this.#images)
