@@ -18,6 +18,7 @@ struct varve_export {
 
 /* Tables ended by a null name, one a file; module.c lists them. */
 extern const struct varve_export varve_arena_exports[];
+extern const struct varve_export varve_codec_exports[];
 extern const struct varve_export varve_hash_exports[];
 extern const struct varve_export varve_ring_exports[];
 extern const struct varve_export varve_socket_exports[];

@@ -5,6 +5,7 @@
  */
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { constants } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -47,6 +48,40 @@ export interface Binding {
     out: Uint32Array,
     outIndex: number,
   ): void
+
+  // Frames of lz4 (codec 1) and zstd (2); see `base/codec.ts`. What lies outside a memory, is over
+  // 64 KiB a frame or overlaps its target is a RangeError.
+  codecDecode(
+    codec: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    sourceBytes: number,
+    target: Uint8Array,
+    targetOffset: number,
+    rawBytes: number,
+  ): boolean
+  /** On a thread of our own at the lowest priority. Resolves to the stored bytes, or -ENOMEM. */
+  codecEncode(
+    codec: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    totalBytes: number,
+    frameBytes: number,
+    target: Uint8Array,
+    targetOffset: number,
+    lengths: Uint32Array,
+  ): Promise<number>
+  /** The same at once, on this thread. */
+  codecEncodeInline(
+    codec: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    totalBytes: number,
+    frameBytes: number,
+    target: Uint8Array,
+    targetOffset: number,
+    lengths: Uint32Array,
+  ): number
 
   // Ring.
   /**
@@ -146,6 +181,19 @@ function packageRoot(): string | null {
   }
 }
 
+/**
+ * As `require` does it, but the addon's libraries look for their functions in themselves first:
+ * newer Nodes export another zstd of their own, and one half of each would corrupt memory.
+ */
+function open(path: string): Binding {
+  // A C library that cannot do it leaves the constant undefined.
+  const { RTLD_NOW, RTLD_DEEPBIND }: Partial<typeof constants.dlopen> = constants.dlopen
+  const flags = (RTLD_NOW ?? 0) | (RTLD_DEEPBIND ?? 0)
+  const module: { exports: unknown } = { exports: {} }
+  process.dlopen(module, path, flags)
+  return module.exports as Binding
+}
+
 function load(): Loaded {
   const root = packageRoot()
   if (root === null) return { binding: null, reason: 'the package folder was not found' }
@@ -154,7 +202,7 @@ function load(): Loaded {
     return { binding: null, reason: `${path} is missing; tools/build-native builds it` }
   }
   try {
-    return { binding: createRequire(import.meta.url)(path) as Binding, reason: null }
+    return { binding: open(path), reason: null }
   } catch (error) {
     return { binding: null, reason: error instanceof Error ? error.message : String(error) }
   }
