@@ -127,7 +127,8 @@ function kernelFinding(): Finding {
 function addonFinding(): Finding {
   const reason = bindingMissingReason()
   if (reason === null) return { subject: 'addon', state: 'ok', fact: 'loads', remedy: null }
-  const remedy = 'apt-get install gcc libc6-dev libuv1-dev liblz4-dev libzstd-dev && tools/build-native'
+  const remedy =
+    'apt-get install gcc libc6-dev libuv1-dev liblz4-dev libzstd-dev && tools/build-native'
   return { subject: 'addon', state: 'warning', fact: reason, remedy }
 }
 
