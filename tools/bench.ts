@@ -1,7 +1,7 @@
 /**
  * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
  *
- *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones [options]
+ *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones|space|import [options]
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, release, tmpdir } from 'node:os'
@@ -10,12 +10,14 @@ import { parseArgs } from 'node:util'
 import { tryParseSize } from '../src/base/units.ts'
 import { benchClones } from './bench/clones.ts'
 import { benchFuse } from './bench/fuse.ts'
+import { benchImport } from './bench/import.ts'
 import { benchMemory } from './bench/memory.ts'
 import { benchNbd } from './bench/nbd.ts'
 import { benchRecovery } from './bench/recovery.ts'
 import type { BenchOptions, BenchReport } from './bench/report.ts'
 import { SERVER_KINDS, type ServerKind } from './bench/servers.ts'
 import { benchSnapshots } from './bench/snapshots.ts'
+import { benchSpace } from './bench/space.ts'
 
 const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>> = {
   nbd: benchNbd,
@@ -24,6 +26,8 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>
   memory: benchMemory,
   recovery: benchRecovery,
   clones: benchClones,
+  space: benchSpace,
+  import: benchImport,
 }
 
 const USAGE = `Usage: npm run bench -- BENCHMARK [options]
@@ -34,11 +38,17 @@ const USAGE = `Usage: npm run bench -- BENCHMARK [options]
   memory      resident memory of varve serve while 20 GiB are moved
   recovery    kill -9 after 1 GiB, with and without checkpoints, then the time to reopen
   clones      1,000 clones of a 100 GiB volume in one command
+  space       what a corpus of images takes, beside btrfs, qcow2, borg, restic and others
+  import      a raw image into a pool, beside qemu-img convert and borg create
 
   --rounds N       how often each measurement is repeated (5)
   --seconds N      how long each one takes (5)
   --size SIZE      of the disk, e.g. 4G
   --servers A,B    nbd only: of ${SERVER_KINDS.join(', ')} (varve,qemu-nbd)
+  --corpus PATH    space only: the folder of images that tools/corpus made
+  --only A,B       space only: of those who are compared, by name or how it begins (all)
+  --against FILE   space only: an earlier --json, for those whom --only leaves out
+  --image FILE     import only: the image
   --folder PATH    where to put pools and images (${tmpdir()})
   --json           print all measurements as JSON instead of a table
 `
@@ -51,6 +61,10 @@ async function main(): Promise<number> {
       seconds: { type: 'string', default: '5' },
       size: { type: 'string' },
       servers: { type: 'string', default: 'varve,qemu-nbd' },
+      corpus: { type: 'string' },
+      only: { type: 'string' },
+      against: { type: 'string' },
+      image: { type: 'string' },
       folder: { type: 'string', default: tmpdir() },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -76,6 +90,10 @@ async function main(): Promise<number> {
       seconds: wholeNumber(values.seconds, '--seconds'),
       sizeBytes: values.size === undefined ? undefined : sizeOf(values.size),
       servers: serversOf(values.servers),
+      corpusPath: values.corpus,
+      imagePath: values.image,
+      only: values.only?.split(','),
+      againstPath: values.against,
       folder,
       say: (message) => process.stderr.write(`${message}\n`),
     })

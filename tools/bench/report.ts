@@ -8,6 +8,14 @@ export interface BenchOptions {
   /** Of the disk; each benchmark has its own default. */
   sizeBytes: number | undefined
   servers: readonly ServerKind[]
+  /** Of images, as `tools/corpus` makes it. */
+  corpusPath: string | undefined
+  /** One of them. */
+  imagePath: string | undefined
+  /** Which of those who are compared; all when not given. */
+  only: readonly string[] | undefined
+  /** A report in JSON of an earlier run, for those who are not measured again. */
+  againstPath: string | undefined
   /** Empty, on the disk to be measured, removed afterwards. */
   folder: string
   /** Tells a person what is going on. */
