@@ -63,15 +63,15 @@ async function* throughTool(
 ): AsyncGenerator<Buffer> {
   const running = startTool(tool, TOOL_ARGUMENTS[tool], ['pipe', 'pipe', 'pipe'], {}, signal)
   const { stdin, stdout } = running.child
-  let inputFailure: Error | null = null
+  const failures: Error[] = []
   const feeding = feed(input, stdin as NodeJS.WritableStream).catch((error: unknown) => {
-    inputFailure = systemError('cannot unpack', error)
+    failures.push(systemError('cannot unpack', error))
     running.child.kill('SIGKILL')
   })
   try {
     for await (const bytes of stdout as AsyncIterable<Buffer>) yield bytes
     const exitCode = await running.ended
-    if (inputFailure !== null) throw inputFailure
+    if (failures.length > 0) throw failures[0]
     if (exitCode !== 0) throw damaged(tool, running.complaint())
   } finally {
     running.child.kill('SIGKILL')

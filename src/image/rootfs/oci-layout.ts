@@ -90,7 +90,13 @@ export async function chooseImage(files: LayoutFiles, choice: ImageChoice): Prom
   )
   const found = await flatten(files, tagged)
   const wanted = choice.platform ?? `linux/${ARCHITECTURES[arch] ?? arch}`
-  const fitting = found.filter((one) => isPlatform(one, wanted, choice.platform !== null))
+  const fitting: Descriptor[] = []
+  for (const one of found) {
+    // One that does not say what it is for is for whoever did not ask.
+    const { platform } = one
+    const known = platform ?? (choice.platform === null ? null : await platformOf(files, one))
+    if (known === null || isPlatform(known, wanted)) fitting.push(one)
+  }
   const distinct = new Map(fitting.map((one) => [one.digest, one]))
   const [image] = distinct.values()
   if (image === undefined) throw noImage(found, top.manifests, wanted, choice)
@@ -120,12 +126,15 @@ async function flatten(files: LayoutFiles, top: Descriptor[]): Promise<Descripto
   return images
 }
 
-/** An image that does not say what it is for is for whoever did not ask. */
-function isPlatform({ platform }: Descriptor, wanted: string, isAsked: boolean): boolean {
-  if (platform === undefined) return !isAsked
-  const { os, architecture, variant } = platform
+function isPlatform({ os, architecture, variant }: Platform, wanted: string): boolean {
   const plain = `${os}/${architecture}`
   return wanted === plain || wanted === `${plain}/${variant ?? ''}`
+}
+
+/** By the image's own configuration. */
+async function platformOf(files: LayoutFiles, image: Descriptor): Promise<Platform> {
+  const { config } = parse(manifestSchema, await readBlob(files, image), image.digest)
+  return parse(platformSchema, await readBlob(files, config), config.digest)
 }
 
 async function layersOf(files: LayoutFiles, image: Descriptor): Promise<Layer[]> {

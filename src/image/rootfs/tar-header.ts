@@ -104,7 +104,8 @@ function verifyChecksum(block: Buffer): void {
     unsigned += byte
     signed += byte < 128 ? byte : byte - 256
   }
-  const stored = number(block, 148, 8)
+  const digits = text(block, 148, 8).trim()
+  const stored = /^[0-7]+$/.test(digits) ? parseInt(digits, 8) : NaN
   if (stored !== unsigned && stored !== signed) {
     throw badSource('this is no tar archive, or it is damaged', 'Fetch or make it again.')
   }

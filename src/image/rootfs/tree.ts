@@ -144,7 +144,7 @@ export class RootfsTree {
 
   /** Takes away what lower layers have made of `path`, and below it. */
   whiteout(path: readonly string[], layer: number): void {
-    const parent = this.#tryParentOf(path)
+    const parent = this.#tryParentOf(path, layer)
     const name = path[path.length - 1]
     const entry = parent?.entries.get(name)
     if (parent === null || entry === undefined) return
@@ -153,7 +153,7 @@ export class RootfsTree {
 
   /** Takes away what lower layers have put into the folder `path`. */
   makeOpaque(path: readonly string[], layer: number): void {
-    const node = path.length === 0 ? this.root : this.#tryParentOf([...path, ''])
+    const node = path.length === 0 ? this.root : this.#tryParentOf([...path, ''], layer)
     if (node !== null) this.#clear(node, layer)
   }
 
@@ -175,13 +175,20 @@ export class RootfsTree {
     return folder
   }
 
-  #tryParentOf(path: readonly string[]): DirectoryNode | null {
+  /** Null: there is nothing left there that a whiteout could hide. */
+  #tryParentOf(path: readonly string[], layer: number): DirectoryNode | null {
     let folder = this.root
     for (let depth = 0; depth < path.length - 1; depth += 1) {
-      const node = folder.entries.get(path[depth])?.node
-      if (node === undefined) return null
-      if (node.kind !== 'directory') throw throughNoFolder(path, depth, node)
-      folder = node
+      const entry = folder.entries.get(path[depth])
+      if (entry === undefined) return null
+      const { node } = entry
+      if (node.kind === 'directory') {
+        folder = node
+        continue
+      }
+      // A layer that puts a file in place of a folder may still name what was in the folder.
+      if (node.kind !== 'symlink' || entry.layer === layer) return null
+      throw throughNoFolder(path, depth, node)
     }
     return folder
   }
