@@ -18,6 +18,8 @@ export class FillGauge {
   #freeBytes = Infinity
   #refusedBytes = 0
   #isDiskRefusing = false
+  /** What the disk said it had when it refused, once it was asked. */
+  #deniedBytes: number | null = null
 
   constructor(warnPercent: number) {
     this.warnPercent = warnPercent
@@ -38,13 +40,14 @@ export class FillGauge {
     this.#judge()
   }
 
-  /** The disk refused what it had, by its own count, room for; until it takes something. */
+  /** The disk refused what it was thought to have room for; until it takes something or grows. */
   get isDiskRefusing(): boolean {
     return this.#isDiskRefusing
   }
 
   noteDisk(accepts: boolean): void {
     this.#isDiskRefusing = !accepts
+    this.#deniedBytes = null
     this.#judge()
   }
 
@@ -54,6 +57,10 @@ export class FillGauge {
     const used = totalBytes === 0 ? 1 : (totalBytes - freeBytes) / totalBytes
     this.#percent = freeBytes === 0 ? 100 : Math.min(99, Math.max(0, Math.floor(used * 100)))
     if (freeBytes > this.#refusedBytes + FULL_BELOW_BYTES) this.#refusedBytes = 0
+    if (this.#isDiskRefusing) {
+      this.#deniedBytes ??= freeBytes
+      this.#isDiskRefusing = freeBytes <= this.#deniedBytes + FULL_BELOW_BYTES
+    }
     this.#judge()
   }
 

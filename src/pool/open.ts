@@ -9,6 +9,7 @@ import { PageTables } from '../map/page-tables.ts'
 import { DedupIndex } from '../segment/dedup-index.ts'
 import { Log } from '../segment/log.ts'
 import { PagePool } from '../segment/page-pool.ts'
+import type { RoomMaker } from '../segment/replay.ts'
 import { SegmentStore } from '../segment/segment-store.ts'
 import type { DamageListener } from '../segment/segment-store.ts'
 import { Appender } from './appender.ts'
@@ -17,8 +18,8 @@ import { Catalogue } from './catalogue.ts'
 import { Checkpointer } from './checkpoint.ts'
 import { Cohorts } from './cohort.ts'
 import type { PoolCore } from './core.ts'
-import { ReserveFile } from './reserve-file.ts'
 import { References } from './references.ts'
+import { Reserve } from './reserve.ts'
 import { recover } from './recover.ts'
 import type { Recovered } from './recover.ts'
 import { Space } from './space.ts'
@@ -117,12 +118,13 @@ async function assemble(
     },
   })
   const catalogue = new Catalogue(tables, () => io.wallClockMs())
-  const recovered = await recover({ io, store, tables, catalogue }, superblock.current)
+  const reserve = await Reserve.open(io, path)
+  const space = new Space(io, path, capacityBytes, () => store.physicalBytes(), reserve, options)
+  const withRoom: RoomMaker = (work) => space.withReserve(work)
+  const parts = { io, store, tables, catalogue, withRoom }
+  const recovered = await recover(parts, superblock.current)
   const log = new Log(io, store)
   undo.add(() => log.close())
-  const reserve = await ReserveFile.open(io, path)
-  const space = new Space(io, path, capacityBytes, () => store.physicalBytes(), reserve, options)
-  undo.add(() => space.close())
   const { sequence, previousChecksum } = recovered.chain
   await space.withReserve(() => log.begin(sequence, previousChecksum))
   const core: PoolCore = {
@@ -147,6 +149,7 @@ async function assemble(
   undo.add(() => core.pages.release(io.arena))
   undo.add(() => core.edgePages.release(io.arena))
   undo.add(() => core.appender.close())
+  undo.add(() => space.close())
   await core.space.refresh()
   const imports = new Set<BulkVolumeImport>()
   const checkpointer = await settleRecovery(core, superblock, recovered, imports)

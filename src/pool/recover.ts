@@ -13,6 +13,7 @@ import { Lookup } from '../map/page-tables.ts'
 import type { PageTables } from '../map/page-tables.ts'
 import type { ChainEnd, ScannedRecord } from '../segment/scan.ts'
 import { LogReplay } from '../segment/replay.ts'
+import type { RoomMaker } from '../segment/replay.ts'
 import type { SegmentStore } from '../segment/segment-store.ts'
 import type { Catalogue } from './catalogue.ts'
 
@@ -33,14 +34,16 @@ interface Parts {
   store: SegmentStore
   tables: PageTables
   catalogue: Catalogue
+  /** A pool that was killed when its disk was full must open, so that room can be made. */
+  withRoom: RoomMaker
 }
 
 /** Rejects with a CorruptionError or an I/O error; the pool's files are then as they were. */
 export async function recover(parts: Parts, superblock: Superblock): Promise<Recovered> {
-  const { io, store, catalogue } = parts
+  const { io, store, catalogue, withRoom } = parts
   store.reserveIdsBelow(superblock.nextSegmentId)
   catalogue.reserveIdsBelow(superblock.nextDiskId)
-  const replay = new LogReplay(io, store, superblock.position, superblock.clean)
+  const replay = new LogReplay(io, store, superblock.position, superblock.clean, withRoom)
   try {
     await replay.prepare()
     const chainParts = await loadCatalogue(store, catalogue, superblock.catalogue)

@@ -2,8 +2,8 @@ import { OperatingError } from '../base/errors.ts'
 import { MIB } from '../base/units.ts'
 import type { Io } from '../io/io.ts'
 import { FillGauge } from './fill.ts'
-import { isShortOfSpace } from './reserve-file.ts'
-import type { ReserveFile } from './reserve-file.ts'
+import { isShortOfSpace } from './reserve.ts'
+import type { Reserve } from './reserve.ts'
 import type { Fill, FillState } from './types.ts'
 
 /** Kept back from guests for checkpoints, deletes and reclaim: a sixteenth, in these bounds. */
@@ -19,7 +19,7 @@ export type FillListener = (fill: Fill, before: FillState, freeBytes: number) =>
  * Knows how much may still be written (I9): the lesser of what the disk has free and what the
  * pool's own capacity leaves. Guests' data may use it down to a reserve; trims, zeroes and new
  * names, which take records and nodes, down to half of it; the other half is for removing,
- * checkpoints, reclaim and recovery. That half is kept as a file, so that others who write to the
+ * checkpoints, reclaim and recovery. That half is kept in files, so that others who write to the
  * same disk cannot take it. Between looks at the disk it counts down what was written.
  */
 export class Space {
@@ -33,7 +33,7 @@ export class Space {
   #writtenBytes = 0
   #refreshing: Promise<void> | null = null
   #refreshedMs = 0
-  readonly #reserve: ReserveFile
+  readonly #reserve: Reserve
   readonly #gauge: FillGauge
   readonly #onFill: FillListener
   /** Looks at the disk and moves of the reserve, one after the other: else it counts twice. */
@@ -46,7 +46,7 @@ export class Space {
     path: string,
     capacityBytes: number,
     physicalBytes: () => Promise<number>,
-    reserve: ReserveFile,
+    reserve: Reserve,
     options: { warnPercent: number; onFill: FillListener },
   ) {
     this.#io = io
@@ -102,7 +102,7 @@ export class Space {
 
   /**
    * Runs work that makes room, or has to end what was begun: where the disk itself has none, the
-   * reserve is given up for it and it is run again.
+   * reserve is given up for it, piece by piece, and it is run again.
    */
   async withReserve<T>(work: () => Promise<T>): Promise<T> {
     for (;;) {
@@ -178,17 +178,20 @@ export class Space {
     this.#leftBytes = leftBytes - this.#writtenBytes
     this.#totalBytes = totalBytes
     const reserve = Math.max(RESERVE_BYTES_MIN, Math.floor(totalBytes / 16))
-    this.#reserveBytes = Math.min(reserve, RESERVE_BYTES_MAX)
+    const ownBytes = Math.min(reserve, RESERVE_BYTES_MAX)
+    // What is set aside is half of it, also on a disk that has shrunk.
+    this.#reserveBytes = Math.max(ownBytes, 2 * this.#reserve.heldBytes)
     const guestTotalBytes = Math.max(0, totalBytes - this.#reserveBytes)
     this.#gaugeChanges(() => this.#gauge.update(this.guestBytes, guestTotalBytes))
     await this.#moveReserve(disk.freeBytes, leftBytes)
   }
 
-  /** Its half is set aside when there is room for twice that, and counts against the capacity. */
+  /** Its half is set aside when there is room for all of it, and counts against the capacity. */
   async #moveReserve(freeBytes: number, leftBytes: number): Promise<void> {
     const wantedBytes = this.#reserveBytes / 2
-    if (leftBytes < wantedBytes && freeBytes >= wantedBytes) await this.#release()
-    else if (Math.min(freeBytes, leftBytes) >= 2 * wantedBytes) {
+    const { heldBytes } = this.#reserve
+    if (heldBytes > leftBytes) await this.#release()
+    else if (leftBytes >= 2 * wantedBytes && freeBytes >= wantedBytes - heldBytes) {
       await this.#reserve.take(wantedBytes)
     }
   }

@@ -38,6 +38,9 @@ export interface ReplayEnd {
 
 export type RecordVisitor = (record: ScannedRecord) => Promise<void> | void
 
+/** Runs work that may find the disk full; again, if room could be made for it. */
+export type RoomMaker = <T>(work: () => Promise<T>) => Promise<T>
+
 /** One recovery's way through the log: `prepare`, `run`, `close`. */
 export class LogReplay {
   readonly #io: Io
@@ -45,13 +48,21 @@ export class LogReplay {
   readonly #scanner: SegmentScanner
   readonly #position: LogPosition
   readonly #isClean: boolean
+  readonly #withRoom: RoomMaker
   /** Segments with replayed records, and the slot each ends at. */
   readonly #ends: { state: SegmentState; slot: number }[] = []
   readonly #abandoned: SegmentState[] = []
   readonly #pinned: Set<SegmentState> = new Set()
 
   /** `isClean`: the pool was closed, so that nothing follows `position`. */
-  constructor(io: Io, store: SegmentStore, position: LogPosition, isClean: boolean) {
+  constructor(
+    io: Io,
+    store: SegmentStore,
+    position: LogPosition,
+    isClean: boolean,
+    withRoom: RoomMaker,
+  ) {
+    this.#withRoom = withRoom
     this.#io = io
     this.#store = store
     this.#position = position
@@ -119,7 +130,9 @@ export class LogReplay {
       this.#abandoned.push(state)
     }
     await this.#verifyNothingLost(chain.sequence)
-    for (const { state, slot: endSlot } of this.#ends) await this.#seal(state, endSlot)
+    for (const { state, slot: endSlot } of this.#ends) {
+      await this.#withRoom(() => this.#seal(state, endSlot))
+    }
     return { chain, recordCount, abandonedIds: this.#abandoned.map((state) => state.id) }
   }
 
@@ -132,7 +145,7 @@ export class LogReplay {
     const file = await this.#store.openFile(state)
     const end = await this.#scanner.scan(state, slot, chain, async (record) => {
       noteChecksums(state, record)
-      this.#writeAgain(file, state, record)
+      await this.#withRoom(async () => this.#writeAgain(file, state, record))
       await visit(record)
     })
     this.#ends.push({ state, slot: end.slot })

@@ -121,7 +121,9 @@ function drawImport({ prng, state, newStamp }: Draw): ControlOperation | null {
     return isAborted ? bulk.abort() : bulk.commit()
   }
   const title = `import ${name}${isAborted ? ' aborted' : ''}`
-  return accepted(title, isAborted ? state : withVolume(state, volume), run)
+  const operation = accepted(title, isAborted ? state : withVolume(state, volume), run)
+  // An abort syncs nothing of what others wrote before it.
+  return { ...operation, isDurable: !isAborted }
 }
 
 /** One to three volumes at once, all or nothing. */

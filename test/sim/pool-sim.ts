@@ -10,6 +10,7 @@ import { Prng } from '../../src/base/prng.ts'
 import { BLOCK_SIZE_BYTES, MIB } from '../../src/base/units.ts'
 import type { ExportTarget } from '../../src/export/target.ts'
 import { SimIo } from '../../src/io/sim-io.ts'
+import { RESERVE_FOLDER } from '../../src/pool/reserve.ts'
 import { drawControl, drawLength, mustId } from './control-steps.ts'
 import type { ControlKind, ControlOperation } from './control-steps.ts'
 import { DataStep, SimViolation } from './data-step.ts'
@@ -52,6 +53,7 @@ export type StepKind =
   | 'reopen'
   | 'crash'
   | 'fault'
+  | 'full'
 
 const DATA_KINDS: readonly DataKind[] = ['write', 'trim', 'zero', 'read', 'flush']
 
@@ -66,6 +68,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   reopen: 1,
   crash: 3,
   fault: 5,
+  full: 2,
   create: 6,
   import: 1,
   snapshot: 5,
@@ -79,6 +82,16 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   hold: 1,
   release: 1,
 }
+/** What a full disk must not stand in the way of. */
+const MAKES_ROOM: readonly StepKind[] = [
+  'checkpoint',
+  'reclaim',
+  'remove',
+  'release',
+  'verify',
+  'reopen',
+  'crash',
+]
 const STEP_KINDS = Object.keys(STEP_WEIGHTS) as StepKind[]
 
 /** The world ended while something was waited for. */
@@ -125,6 +138,8 @@ class PoolSim {
   /** Turns until the world ends, or Infinity. */
   #turnsLeft = Infinity
   #hasFailed = false
+  /** A disk without room, which a crash or a close does not give any. */
+  #staysFull = false
   #stray: { reason: unknown } | null = null
   readonly #report: PoolSimReport = {
     stepCount: 0,
@@ -144,7 +159,7 @@ class PoolSim {
     this.#stepWeights = STEP_KINDS.map((kind) => {
       const isLeftOut = options.only !== undefined && !options.only.includes(kind)
       const weight = isLeftOut ? 0 : STEP_WEIGHTS[kind] * factor()
-      if (kind === 'fault') return options.faults ? weight : 0
+      if (kind === 'fault' || kind === 'full') return options.faults ? weight : 0
       return kind === 'create' || kind === 'data' ? weight + 1 : weight
     })
     this.#dataWeights = DATA_KINDS.map((kind) => factor() * (kind === 'flush' ? 0.3 : 1))
@@ -209,6 +224,8 @@ class PoolSim {
         return
       case 'fault':
         return this.#injectFault()
+      case 'full':
+        return this.#fullDisk()
       default:
         return this.#controlStep(kind)
     }
@@ -306,6 +323,7 @@ class PoolSim {
       await this.#drive(operation.run(pool))
     } catch (error) {
       if (!(error instanceof VarveError)) throw error
+      this.#judgeNoSpace(error.code, operation.title)
       this.#judgeRefusal(operation, error)
       if (error.code !== 'io' && error.code !== 'pool-failed') this.#history.cancel(step)
       return
@@ -383,6 +401,7 @@ class PoolSim {
       await this.#drive(work)
     } catch (error) {
       if (!(error instanceof VarveError) || !this.#options.faults) throw error
+      this.#judgeNoSpace(error.code, 'a checkpoint or a reclaim')
       this.#note(`  refused: ${error.code}: ${error.message}`)
       this.#noteFailure(error.message)
     }
@@ -410,6 +429,40 @@ class PoolSim {
     } else this.#io.addFault({ kind, ...aim, errno })
   }
 
+  /**
+   * Somebody takes all of the disk but what the pool has set aside: whatever makes room, opening
+   * and closing work all the same (I9).
+   */
+  async #fullDisk(): Promise<void> {
+    const { disk } = this.#io
+    if (!(await this.#drive(this.#io.list('/pool'))).includes(RESERVE_FOLDER)) return
+    if ((await this.#drive(this.#io.list(`/pool/${RESERVE_FOLDER}`))).length < 4) return
+    disk.clearFaults()
+    disk.setCapacity(disk.usedBytes)
+    this.#staysFull = true
+    for (let count = this.#prng.between(1, 6); count > 0 && !this.#hasFailed; count -= 1) {
+      const kind = this.#prng.pick(MAKES_ROOM)
+      this.#note(`full: ${kind}`)
+      try {
+        await this.#step(kind)
+      } catch (error) {
+        if (!(error instanceof Crashed)) throw error
+        await this.#reopen()
+      }
+    }
+    this.#staysFull = false
+    this.#giveRoom()
+  }
+
+  #giveRoom(): void {
+    if (!this.#staysFull) this.#io.disk.setCapacity(2 ** 40)
+  }
+
+  #judgeNoSpace(code: string, title: string): void {
+    if (code !== 'no-space' || !this.#staysFull) return
+    throw new SimViolation(`on a full disk the pool could not: ${title}`)
+  }
+
   /** I10: a failed pool takes no writes, serves reads, says why; reopening recovers. */
   async #leaveFailed(): Promise<void> {
     this.#hasFailed = false
@@ -420,7 +473,7 @@ class PoolSim {
       await this.#expectSticky()
     }
     this.#io.disk.clearFaults()
-    this.#io.disk.setCapacity(2 ** 40)
+    this.#giveRoom()
     if (this.#prng.chance(0.5)) {
       this.#turnsLeft = 0
     } else {
@@ -461,7 +514,7 @@ class PoolSim {
     for (const name of [...this.#targets.keys()]) this.#closeTarget(name)
     const pool = this.#mustPool()
     this.#io.disk.clearFaults()
-    this.#io.disk.setCapacity(2 ** 40)
+    this.#giveRoom()
     await this.#drive(pool.close())
     this.#pool = null
     this.#history.requireAll()
@@ -476,7 +529,7 @@ class PoolSim {
         this.#report.crashCount += 1
         this.#io = this.#io.reboot()
         this.#io.disk.clearFaults()
-        this.#io.disk.setCapacity(2 ** 40)
+        this.#giveRoom()
         this.#note('reboot')
       }
       this.#turnsLeft = this.#prng.chance(0.25) ? this.#prng.below(80) : Infinity

@@ -66,6 +66,16 @@ export class ServedPool {
     return new ServedPool(poolPath, child, exited)
   }
 
+  /** Hears each line of the log from now on; what level is logged is an argument of the start. */
+  onLog(listener: (line: string) => void): void {
+    let rest = ''
+    this.#child.stderr?.on('data', (bytes: Buffer) => {
+      const lines = (rest + bytes.toString()).split('\n')
+      rest = lines.pop() ?? ''
+      for (const line of lines) listener(line)
+    })
+  }
+
   get pid(): number {
     return this.#child.pid ?? 0
   }
