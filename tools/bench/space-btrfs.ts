@@ -1,4 +1,5 @@
 /** The corpus in a btrfs of its own, compressed, then deduplicated by duperemove. Wants root. */
+import { spawnSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -25,9 +26,15 @@ export async function storeInBtrfs(
   await run('mkfs.btrfs', ['--quiet', '--metadata', 'single', device])
   // Forced: without that, btrfs gives a whole file up at its first part that does not compress.
   await run('mount', ['-t', 'btrfs', '-o', `loop,noatime,compress-force=${codec}`, device, root])
+  // When a signal ends us a copy may still be running; the mount goes when that has ended.
+  const detach = (): void => {
+    spawnSync('umount', ['--lazy', root])
+  }
+  process.once('exit', detach)
   try {
     return await storeMounted(images, folder, root)
   } finally {
+    process.removeListener('exit', detach)
     await run('umount', [root])
     await rm(device)
   }
