@@ -79,9 +79,9 @@ export class LocalImages {
         hint: 'Give --format qcow2, or compress the file: varve export DISK - | zstd',
       })
     }
+    const target = await this.#openQuiet(request.name)
     const deadline = startDeadline(call.signal, request.timeoutMs ?? TIMEOUT_MS)
     const timed = { ...call, signal: deadline.signal }
-    const target = await this.#openQuiet(request.name)
     try {
       const imageBytes = target.sizeBytes
       if (format !== 'raw') verifyConvertible(format, isCompressed, imageBytes)

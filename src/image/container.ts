@@ -8,7 +8,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { OperatingError } from '../base/errors.ts'
-import { importNbd } from './import-nbd.ts'
+import { MappedReader, importNbd } from './import-nbd.ts'
 import { throwIfCanceled } from './import-raw.ts'
 import type { BlockSink, CopyOptions } from './import-raw.ts'
 import { verifyVirtualSize } from './image-bytes.ts'
@@ -88,7 +88,9 @@ export class Container {
   /** Resolves to the bytes that were read. */
   async copy(sink: BlockSink, options: CopyOptions): Promise<number> {
     try {
-      const dataBytes = await importNbd(this.#client, sink, options)
+      const map = this.#tree.blocks
+      const reader = map === null ? this.#client : new MappedReader(this.#client, map)
+      const dataBytes = await importNbd(reader, sink, options)
       await this.#tree.verifyUnchanged()
       return dataBytes
     } catch (error) {

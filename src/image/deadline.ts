@@ -18,6 +18,8 @@ export function startDeadline(signal: AbortSignal | undefined, timeoutMs: number
       }),
     )
   }, timeoutMs)
+  // Whoever forgets it does not keep the process alive for a day.
+  timer.unref()
   return {
     signal: signal === undefined ? controller.signal : AbortSignal.any([signal, controller.signal]),
     clear: () => clearTimeout(timer),

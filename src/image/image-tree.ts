@@ -8,7 +8,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { dirname, isAbsolute, join, sep } from 'node:path'
 import { OperatingError } from '../base/errors.ts'
 import { inspectImage } from './format/inspect.ts'
-import type { ImageFacts, Reference, VmdkExtent } from './format/facts.ts'
+import type { BlockMap, ImageFacts, Reference, VmdkExtent } from './format/facts.ts'
 import { FileBytes, imageCorrupt, mustHold, verifyVirtualSize } from './image-bytes.ts'
 import { imageFileKind, imageSize } from './image-file.ts'
 import type { ContainerFormat } from './image-format.ts'
@@ -51,6 +51,7 @@ export class ImageTree {
   #node: QemuNode | null = null
   /** Written by us in the place of a VMDK descriptor; else null. */
   #descriptorText: string | null = null
+  #blocks: BlockMap | null = null
 
   private constructor(options: TreeOptions) {
     this.#options = options
@@ -87,6 +88,11 @@ export class ImageTree {
     return this.#files.map(({ path }) => path)
   }
 
+  /** Where QEMU cannot tell the holes, the image's own table; else null. */
+  get blocks(): BlockMap | null {
+    return this.#blocks
+  }
+
   /** Of a VMDK whose extents are files: what QEMU reads instead, as the last descriptor. */
   get descriptorText(): string | null {
     return this.#descriptorText
@@ -119,6 +125,7 @@ export class ImageTree {
     if (facts.virtualSizeBytes !== null) {
       verifyVirtualSize(facts.virtualSizeBytes, this.#options.sizeBytesMax)
     }
+    if (depth === 0) this.#blocks = facts.blocks
     if (facts.extents !== null) return this.#describe(path, facts.extents, depth)
     return this.#refer(path, fileNode(format, number), facts, depth)
   }

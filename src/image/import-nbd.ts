@@ -5,6 +5,7 @@
 import { BLOCK_SIZE_BYTES, MIB } from '../base/units.ts'
 import { throwIfCanceled } from './import-raw.ts'
 import type { BlockSink, CopyOptions } from './import-raw.ts'
+import type { BlockMap } from './format/facts.ts'
 import type { ImageExtent } from './nbd-client.ts'
 
 /** What the copy needs of an `NbdClient`. */
@@ -12,6 +13,40 @@ export interface ImageReader {
   readonly sizeBytes: number
   read(offsetBytes: number, target: Uint8Array): Promise<void>
   extents(offsetBytes: number, lengthBytes: number): Promise<ImageExtent[]>
+}
+
+/** A reader whose holes are told by the image's own table. */
+export class MappedReader implements ImageReader {
+  readonly #reader: ImageReader
+  readonly #map: BlockMap
+
+  constructor(reader: ImageReader, map: BlockMap) {
+    this.#reader = reader
+    this.#map = map
+  }
+
+  get sizeBytes(): number {
+    return this.#reader.sizeBytes
+  }
+
+  read(offsetBytes: number, target: Uint8Array): Promise<void> {
+    return this.#reader.read(offsetBytes, target)
+  }
+
+  extents(offsetBytes: number, lengthBytes: number): Promise<ImageExtent[]> {
+    const { blockBytes } = this.#map
+    const limitBytes = offsetBytes + lengthBytes
+    const first = Math.floor(offsetBytes / blockBytes)
+    const zero = this.#isZero(first)
+    let end = first + 1
+    while (end * blockBytes < limitBytes && this.#isZero(end) === zero) end += 1
+    const endBytes = Math.min(end * blockBytes, limitBytes)
+    return Promise.resolve([{ lengthBytes: endBytes - offsetBytes, zero }])
+  }
+
+  #isZero(block: number): boolean {
+    return ((this.#map.bits[block >>> 3] >>> (block & 7)) & 1) === 0
+  }
 }
 
 const CHUNK_BYTES = MIB

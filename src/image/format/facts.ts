@@ -18,12 +18,21 @@ export interface VmdkExtent {
   offsetBytes: number
 }
 
+/** Which blocks of the disk are in the image; the others are zeros. */
+export interface BlockMap {
+  blockBytes: number
+  /** A bit each, the lowest of a byte first. */
+  bits: Uint8Array
+}
+
 export interface ImageFacts {
   /** What the header claims; null where only QEMU is asked. */
   virtualSizeBytes: number | null
   references: Reference[]
   /** Of a VMDK that is only a description of other files; else null. */
   extents: VmdkExtent[] | null
+  /** Where QEMU's driver cannot tell its holes; else null. */
+  blocks: BlockMap | null
 }
 
 export function unsupportedImage(fact: string, hint: string): OperatingError {

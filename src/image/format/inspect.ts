@@ -19,7 +19,7 @@ function ofMagic(name: string, offset: number, magics: readonly string[]): Inspe
     if (!magics.some((magic) => start.startsWith(magic))) {
       throw imageCorrupt(`this is not a ${name} image`)
     }
-    return { virtualSizeBytes: null, references: [], extents: null }
+    return { virtualSizeBytes: null, references: [], extents: null, blocks: null }
   }
 }
 

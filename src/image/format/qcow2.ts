@@ -64,7 +64,7 @@ export async function inspectQcow2(bytes: ImageBytes): Promise<ImageFacts> {
   const header = parseHeader(start, incompatible)
   const references = await readReferences(bytes, full, header)
   await verifyTables(bytes, header)
-  return { virtualSizeBytes: header.virtualSizeBytes, references, extents: null }
+  return { virtualSizeBytes: header.virtualSizeBytes, references, extents: null, blocks: null }
 }
 
 function verifyFeatures(incompatible: bigint): void {

@@ -44,5 +44,5 @@ export async function inspectVdi(bytes: ImageBytes): Promise<ImageFacts> {
       if (endBytes > bytes.sizeBytes) throw truncated('a block of data', endBytes, bytes)
     }
   }
-  return { virtualSizeBytes, references: [], extents: null }
+  return { virtualSizeBytes, references: [], extents: null, blocks: null }
 }

@@ -38,7 +38,7 @@ export async function inspectVhd(bytes: ImageBytes): Promise<ImageFacts> {
   } else {
     throw unsupportedImage(`VHD images of type ${type} are not known`, 'Convert it where it is.')
   }
-  return { virtualSizeBytes, references: [], extents: null }
+  return { virtualSizeBytes, references: [], extents: null, blocks: null }
 }
 
 function isFooter(bytes: Buffer): boolean {

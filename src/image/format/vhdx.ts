@@ -9,10 +9,10 @@
  *              GUID, offset within the region u32, length u32, flags u32
  *     block table: u64 each, state in bits 0 to 2, offset in MiB from bit 20
  */
-import { imageCorrupt, mustRead, readTable, sizeAt, truncated } from '../image-bytes.ts'
+import { imageCorrupt, mustHold, mustRead, readTable, sizeAt, truncated } from '../image-bytes.ts'
 import type { ImageBytes } from '../image-bytes.ts'
 import { needsParent, unsupportedImage } from './facts.ts'
-import type { ImageFacts } from './facts.ts'
+import type { BlockMap, ImageFacts } from './facts.ts'
 
 const HEADER_OFFSETS = [65536, 131072]
 const REGION_TABLE_OFFSETS = [196608, 262144]
@@ -56,8 +56,8 @@ export async function inspectVhdx(bytes: ImageBytes): Promise<ImageFacts> {
   const regions = await readRegions(bytes)
   const metadata = await readMetadata(bytes, mustHave(regions, GUID_METADATA, 'metadata'))
   const table = mustHave(regions, GUID_BLOCK_TABLE, 'block table')
-  await verifyBlocks(bytes, table, metadata)
-  return { virtualSizeBytes: metadata.virtualSizeBytes, references: [], extents: null }
+  const blocks = await readBlocks(bytes, table, metadata)
+  return { virtualSizeBytes: metadata.virtualSizeBytes, references: [], extents: null, blocks }
 }
 
 /** The header with the higher sequence number counts. */
@@ -135,7 +135,11 @@ async function readMetadata(bytes: ImageBytes, region: Region): Promise<Metadata
   return { blockBytes, sectorBytes, virtualSizeBytes: sizeAt(size, 0, 'little') }
 }
 
-async function verifyBlocks(bytes: ImageBytes, region: Region, metadata: Metadata): Promise<void> {
+async function readBlocks(
+  bytes: ImageBytes,
+  region: Region,
+  metadata: Metadata,
+): Promise<BlockMap> {
   const { blockBytes, sectorBytes, virtualSizeBytes } = metadata
   const chunkRatio = (SECTORS_PER_BITMAP * sectorBytes) / blockBytes
   const blockCount = Math.ceil(virtualSizeBytes / blockBytes)
@@ -143,17 +147,23 @@ async function verifyBlocks(bytes: ImageBytes, region: Region, metadata: Metadat
   if (entryCount * 8 > region.lengthBytes) {
     throw imageCorrupt('the block table is too small for the size that the header claims')
   }
-  let index = 0
   const entries = readTable(bytes, region.offsetBytes, entryCount * 8, 'the block table')
+  mustHold(bytes, region.offsetBytes, entryCount * 8, 'the block table')
+  const bits = new Uint8Array(Math.ceil(blockCount / 8))
+  let index = 0
+  let block = 0
   for await (const table of entries) {
     for (let at = 0; at < table.length; at += 8, index += 1) {
       if (index % (chunkRatio + 1) === chunkRatio) continue
       const entry = table.readBigUInt64LE(at)
       const state = entry & 7n
+      block += 1
       if (state === STATE_PARTIALLY_PRESENT) throw needsParent('VHDX')
       if (state !== STATE_FULLY_PRESENT) continue
+      bits[(block - 1) >>> 3] |= 1 << ((block - 1) & 7)
       const endBytes = Number(entry >> 20n) * 1048576 + blockBytes
       if (endBytes > bytes.sizeBytes) throw truncated('a block of data', endBytes, bytes)
     }
   }
+  return { blockBytes, bits }
 }

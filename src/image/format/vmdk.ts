@@ -41,7 +41,7 @@ export async function inspectVmdk(bytes: ImageBytes): Promise<ImageFacts> {
   verifyNoParent(text)
   const extents = parseExtents(text)
   const virtualSizeBytes = extents.reduce((sum, extent) => sum + extent.sizeBytes, 0)
-  return { virtualSizeBytes, references: [], extents }
+  return { virtualSizeBytes, references: [], extents, blocks: null }
 }
 
 async function inspectSparse(bytes: ImageBytes): Promise<ImageFacts> {
@@ -61,7 +61,7 @@ async function inspectSparse(bytes: ImageBytes): Promise<ImageFacts> {
   }
   const virtualSizeBytes = sizeAt(header, 12, 'little') * SECTOR_BYTES
   await verifyGrains(bytes, header)
-  return { virtualSizeBytes, references: [], extents: null }
+  return { virtualSizeBytes, references: [], extents: null, blocks: null }
 }
 
 async function verifyDescriptor(bytes: ImageBytes, header: Buffer): Promise<void> {
