@@ -108,6 +108,8 @@ async function barPainter(cli: Cli, verb: string): Promise<Painter> {
         speed: `${formatSize(bytesPerSecond)}/s`,
       }
       if (started) {
+        // One phase may be over and the next have another size.
+        bar.setTotal(totalBytes)
         bar.update(doneBytes, shown)
       } else {
         bar.start(totalBytes, doneBytes, shown)
