@@ -5,6 +5,7 @@
  */
 import { toHex } from '../base/bytes.ts'
 import type { Checksum } from '../base/checksum.ts'
+import type { Codecs } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import type { Superblock } from '../format/superblock.ts'
 import type { Io, IoLock } from '../io/io.ts'
@@ -12,6 +13,8 @@ import { BlockReader } from './block-reader.ts'
 import { readCatalogue } from './catalogue-chain.ts'
 import { Damage } from './damage.ts'
 import { Disks } from './disks.ts'
+import { FrameReader } from './frame-reader.ts'
+import { markAliases } from './mark-aliases.ts'
 import { LiveMarker, NodeCache } from './mark-live.ts'
 import { DamageNamer } from './name-damage.ts'
 import { OverlayFactory } from './overlay.ts'
@@ -38,11 +41,12 @@ export interface CheckOptions {
 /**
  * Checks the pool in the folder `path`. Damage is in the report; rejects with OperatingError:
  * `not-found` when there is no pool, `busy` while somebody has it open, `unsupported` for a newer
- * format, `canceled`, `io` when a folder cannot be listed.
+ * format or blocks that `codecs` cannot decode, `canceled`, `io` when a folder cannot be listed.
  */
 export async function checkPool(
   io: Io,
   checksum: Checksum,
+  codecs: Codecs,
   path: string,
   options: CheckOptions = {},
 ): Promise<CheckReport> {
@@ -60,7 +64,7 @@ export async function checkPool(
     const report = emptyReport(findings)
     const superblock = await readSuperblock(reader, checksum, findings)
     if (superblock !== null) {
-      await checkFrom(superblock, reader, checksum, findings, report, options)
+      await checkFrom(superblock, reader, checksum, codecs, findings, report, options)
     }
     const { errors, leaks, warnings } = findings
     report.suppressedCount =
@@ -106,14 +110,16 @@ async function checkFrom(
   superblock: Superblock,
   reader: PoolReader,
   checksum: Checksum,
+  codecs: Codecs,
   findings: Findings,
   report: CheckReport,
   options: CheckOptions,
 ): Promise<void> {
   const decoder = new RecordDecoder(superblock.poolId, checksum)
   const survey = await surveySegments(reader, decoder, superblock, findings)
-  const tables = new SegmentTables(reader, decoder, superblock, survey, findings)
-  const blocks = new BlockReader(reader, checksum, survey, tables)
+  const tables = new SegmentTables(reader, codecs, decoder, superblock, survey, findings)
+  const frames = new FrameReader(reader, codecs)
+  const blocks = new BlockReader(reader, checksum, frames, survey, tables)
   const seed = new DataView(reader.io.randomBytes(4).slice().buffer).getUint32(0, true)
   const disks = new Disks(new OverlayFactory(seed), superblock.nextDiskId, findings)
   const live = new SlotSet()
@@ -130,7 +136,17 @@ async function checkFrom(
   const damage = new Damage()
   const nodes = new NodeCache(blocks)
   await new LiveMarker(nodes, survey, live, damage, disks, findings).run()
-  const verifier = new BlockVerifier(reader, checksum, survey, tables, live, damage, findings)
+  await markAliases(survey, tables, live, damage, findings)
+  const verifier = new BlockVerifier(
+    reader,
+    checksum,
+    frames,
+    survey,
+    tables,
+    live,
+    damage,
+    findings,
+  )
   await verifier.run(options.progress ?? (() => undefined))
   judgeSegments(superblock, survey, live, damage, findings)
   await new DamageNamer(nodes, damage, disks).run()

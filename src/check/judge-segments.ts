@@ -5,6 +5,7 @@
  */
 import { DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
+import { FEATURE_SETTLED } from '../format/superblock.ts'
 import type { Damage } from './damage.ts'
 import type { Findings } from './report.ts'
 import type { SegmentSurvey, SurveyedSegment } from './segment-survey.ts'
@@ -19,6 +20,11 @@ export function judgeSegments(
   findings: Findings,
 ): void {
   const { position } = superblock
+  const settled = survey.segments.find(({ footer }) => footer?.settled !== undefined)
+  if (settled !== undefined && (superblock.refuseFeatures & FEATURE_SETTLED) === 0) {
+    const fact = `segment ${settled.id} is settled, which its features do not announce`
+    findings.errors.add('superblock-nonsense', 'superblock', fact)
+  }
   for (const segment of survey.segments) {
     const { id, kind, footer } = segment
     const where = `segment ${id}`

@@ -56,8 +56,12 @@ export class PoolReader {
    * stay there until the next read. Returns 0 or -errno.
    */
   async readSlots(segment: number, slot: number, slotCount: number): Promise<number> {
-    const name = `${SEGMENT_FOLDER}/${segmentFileName(segment)}`
-    return this.readFile(name, slot * BLOCK_SIZE_BYTES, slotCount * BLOCK_SIZE_BYTES)
+    return this.readBytes(segment, slot * BLOCK_SIZE_BYTES, slotCount * BLOCK_SIZE_BYTES)
+  }
+
+  /** As {@link readSlots}, wherever in the segment's file. */
+  async readBytes(segment: number, offsetBytes: number, lengthBytes: number): Promise<number> {
+    return this.readFile(`${SEGMENT_FOLDER}/${segmentFileName(segment)}`, offsetBytes, lengthBytes)
   }
 
   /** As {@link readSlots}, for any file of the pool. */

@@ -77,6 +77,11 @@ export class LogReplay {
     const position = { segment: start.segment, slot: start.slot, sequence: 0 }
     for (const segment of this.#survey.segments) {
       if (segment.id < start.segment || segment.kind !== SegmentKind.log) continue
+      if (segment.footer?.settled !== undefined) {
+        const fact = 'it was settled, but the log is to be replayed from here on'
+        this.#findings.errors.add('segment-settled-early', `segment ${segment.id}`, fact)
+        continue
+      }
       const slot = segment.id === start.segment ? start.slot : DATA_SLOT_FIRST
       const endSlot = await this.#replaySegment(segment, slot)
       if (endSlot === slot) continue
@@ -230,8 +235,9 @@ export class LogReplay {
 
   /** Looks past every end of the log for records that vouch for the one that is missing. */
   async #findLostRecords(start: LogPosition): Promise<void> {
-    for (const { id, kind, sizeBytes } of this.#survey.segments) {
+    for (const { id, kind, footer, sizeBytes } of this.#survey.segments) {
       if (id < start.segment || kind === SegmentKind.bulk) continue
+      if (footer?.settled !== undefined) continue
       const first = id === start.segment ? start.slot : DATA_SLOT_FIRST
       const end = Math.min(DATA_SLOT_END, Math.ceil(sizeBytes / BLOCK_SIZE_BYTES))
       let slot = this.#endSlots.get(id) ?? first

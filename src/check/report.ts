@@ -14,6 +14,10 @@ export type FindingCode =
   | 'segment-header-corrupt'
   | 'segment-unsealed' // lies below the checkpoint and has no sound footer
   | 'segment-table-corrupt' // a page of the checksum table is not what the footer says
+  | 'segment-settled-early' // rewritten although the log has still to be replayed from it
+  | 'directory-corrupt' // a page of a settled segment's directory is not what the footer says
+  | 'directory-nonsense' // a sound page, or footer, that says what cannot be
+  | 'settling-leftover' // what a crash while settling left; the next opening removes it
   | 'segment-misnamed' // header and file name disagree
   | 'segment-leaked' // a file that nothing will ever refer to
   | 'name-unknown' // a file in segments/ that is not a segment
@@ -42,6 +46,8 @@ export type FindingCode =
   | 'address-past-used' // past what was ever written in its segment
   | 'address-unsealed-bulk' // into an import that never finished
   | 'address-no-block' // at a record header, or where no block was written
+  | 'alias-unequal' // says that an equal block lies where another one does
+  | 'frame-corrupt' // blocks encoded together that cannot be decoded
   | 'block-corrupt'
 
 /** A part of a disk that a finding hits. */
@@ -91,7 +97,7 @@ export interface CheckReport {
   clean: boolean
   disks: CheckedDisk[]
   segmentCount: number
-  /** Blocks reachable from any disk, map nodes and the catalogue included. */
+  /** Blocks reachable from any disk, map nodes, the catalogue and what aliases lead to included. */
   liveBlockCount: number
   /** Bytes of live blocks read and found to match their checksums. */
   verifiedBytes: number

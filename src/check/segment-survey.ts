@@ -2,11 +2,13 @@
 import { isZero } from '../base/bytes.ts'
 import type { Checksum } from '../base/checksum.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
-import type { SegmentFooter } from '../format/segment.ts'
+import type { SegmentFooter, SegmentHeader } from '../format/segment.ts'
 import {
   DATA_SLOT_FIRST,
+  DIRECTORY_OFFSET_BYTES,
   FOOTER_SLOT,
   SEGMENT_FOLDER,
+  SETTLING_SUFFIX,
   SegmentKind,
   segmentFileName,
   tryDecodeSegmentFooter,
@@ -67,6 +69,10 @@ export class SegmentSurvey {
     if (segment === null) {
       return { code: 'address-missing-segment', fact: `segment ${id} has no file` }
     }
+    if (hasLostDirectory(segment)) {
+      const fact = `segment ${id} was settled, and says no more where its blocks are`
+      return { code: 'segment-unsealed', fact }
+    }
     if (segment.kind === SegmentKind.bulk && segment.footer === null) {
       return { code: 'address-unsealed-bulk', fact: `segment ${id} was never finished` }
     }
@@ -76,6 +82,11 @@ export class SegmentSurvey {
     }
     return null
   }
+}
+
+/** Only a settled segment is longer than its slots; without its footer nothing in it is found. */
+function hasLostDirectory({ footer, sizeBytes }: SurveyedSegment): boolean {
+  return footer === null && sizeBytes > DIRECTORY_OFFSET_BYTES
 }
 
 interface SurveyContext {
@@ -97,8 +108,11 @@ export async function surveySegments(
   const segments: SurveyedSegment[] = []
   for (const name of await reader.io.list(`${reader.path}/${SEGMENT_FOLDER}`)) {
     const id = tryParseSegmentFileName(name)
-    if (id === null) {
-      const where = `${SEGMENT_FOLDER}/${name}`
+    const where = `${SEGMENT_FOLDER}/${name}`
+    if (name.endsWith(SETTLING_SUFFIX)) {
+      const fact = 'a crash interrupted settling; the next opening removes the file'
+      findings.warnings.add('settling-leftover', where, fact)
+    } else if (id === null) {
       findings.leaks.add('name-unknown', where, 'the file is not a segment; nothing will use it')
     } else {
       segments.push(await surveySegment(context, id))
@@ -124,10 +138,7 @@ async function surveySegment(context: SurveyContext, id: number): Promise<Survey
     importId = header?.importId ?? 0
     const start = reader.offsetBytes
     isHeaderBlank = isZero(reader.memory, start, start + PAGE_SIZE_BYTES)
-    if (header !== null && header.segment !== id) {
-      const fact = `${segmentFileName(id)} holds segment ${header.segment}`
-      findings.errors.add('segment-misnamed', where, fact)
-    }
+    if (header !== null) judgeHeader(header, id, findings)
   }
   let footer: SegmentFooter | null = null
   result = await reader.readSlots(id, FOOTER_SLOT, 1)
@@ -140,20 +151,30 @@ async function surveySegment(context: SurveyContext, id: number): Promise<Survey
   if (footer !== null && footer.kind !== kind) {
     findings.errors.add('segment-header-corrupt', where, 'header and footer name different kinds')
   }
-  const usedSlotCount = footer?.usedSlotCount ?? (await findUsedSlots(context, id, kind))
   const stat = await reader.stat(`${SEGMENT_FOLDER}/${segmentFileName(id)}`)
+  const isLog = kind !== SegmentKind.bulk && stat.sizeBytes <= DIRECTORY_OFFSET_BYTES
+  const foundSlotCount =
+    footer === null && isLog ? await findUsedSlots(context, id) : DATA_SLOT_FIRST
+  const usedSlotCount = footer?.usedSlotCount ?? foundSlotCount
   const hasHeader = headerKind !== null
   return { id, kind, importId, hasHeader, isHeaderBlank, footer, usedSlotCount, ...stat }
 }
 
+function judgeHeader({ segment, kind, importId }: SegmentHeader, id: number, to: Findings): void {
+  const where = `segment ${id}`
+  if (segment !== id) {
+    to.errors.add('segment-misnamed', where, `${segmentFileName(id)} holds segment ${segment}`)
+    return
+  }
+  // An import's id is that of its first segment.
+  const isPossible = kind === SegmentKind.log ? importId === 0 : importId >= 1 && importId <= id
+  if (isPossible) return
+  to.errors.add('segment-header-corrupt', where, `it cannot belong to import ${importId}`)
+}
+
 /** An open log segment ends where its headers end. */
-async function findUsedSlots(
-  context: SurveyContext,
-  id: number,
-  kind: SegmentKind | null,
-): Promise<number> {
+async function findUsedSlots(context: SurveyContext, id: number): Promise<number> {
   const { reader, decoder, superblock, findings } = context
-  if (kind === SegmentKind.bulk) return DATA_SLOT_FIRST
   const mustReachSlot = mustReach(id, superblock)
   return walkHeaders(reader, decoder, id, mustReachSlot, {
     header: () => undefined,

@@ -1,10 +1,14 @@
 /**
- * The checksum of every slot: from the table of a sealed segment, or put together from the record
- * headers of one that is still open. The last used tables are kept.
+ * The checksum of every slot: from the table of a sealed segment, from the directory of a settled
+ * one, which says where the blocks are, too, or put together from the record headers of one that
+ * is still open. The last used tables are kept.
  */
 import type { Checksum } from '../base/checksum.ts'
+import type { Codecs } from '../base/codec.ts'
 import { SEGMENT_SLOT_COUNT } from '../base/units.ts'
+import { PLACE_DEAD, placeKind } from '../format/directory.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
+import type { SegmentFooter, SettledLayout } from '../format/segment.ts'
 import {
   SegmentKind,
   TABLE_PAGE_COUNT,
@@ -13,6 +17,7 @@ import {
   TABLE_SLOT,
 } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
+import { DirectoryReader } from './directory-reader.ts'
 import type { PoolReader } from './pool-reader.ts'
 import type { RecordDecoder } from './record-decoder.ts'
 import { walkHeaders } from './record-decoder.ts'
@@ -20,7 +25,7 @@ import type { Finding, Findings } from './report.ts'
 import type { SegmentSurvey, SurveyedSegment } from './segment-survey.ts'
 import { mustReach } from './segment-survey.ts'
 
-/** 128 KiB each. */
+/** 128 KiB each, or 256 KiB. */
 const TABLE_COUNT_MAX = 128
 
 export class SegmentTable {
@@ -28,13 +33,27 @@ export class SegmentTable {
   readonly words: Uint32Array = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
   /** Why the checksums of a page of the table are not known; null where they are. */
   readonly pageFindings: (Finding | null)[] = new Array<Finding | null>(TABLE_PAGE_COUNT).fill(null)
+  /** Two words a slot of a settled segment; null where a slot is its own place. */
+  readonly places: Uint32Array | null
+  /** What is wrong with single places. */
+  readonly slotFindings: Map<number, Finding> = new Map<number, Finding>()
+
+  constructor(places: Uint32Array | null) {
+    this.places = places
+  }
 
   hasBlock(slot: number): boolean {
+    if (this.places !== null) return placeKind(this.places[2 * slot + 1]) !== PLACE_DEAD
     return this.words[2 * slot] !== 0 || this.words[2 * slot + 1] !== 0
   }
 
+  /** Not every slot is known. */
+  get hasFindings(): boolean {
+    return this.slotFindings.size > 0 || this.pageFindings.some((finding) => finding !== null)
+  }
+
   findingOf(slot: number): Finding | null {
-    return this.pageFindings[slot >>> TABLE_PAGE_SLOT_SHIFT]
+    return this.pageFindings[slot >>> TABLE_PAGE_SLOT_SHIFT] ?? this.slotFindings.get(slot) ?? null
   }
 }
 
@@ -45,12 +64,14 @@ export class SegmentTables {
   readonly #superblock: Superblock
   readonly #survey: SegmentSurvey
   readonly #findings: Findings
+  readonly #directories: DirectoryReader
   readonly #tables = new Map<number, SegmentTable>()
   /** Findings of damaged table pages, so that loading a table again does not repeat them. */
   readonly #pageFindings = new Map<number, Finding>()
 
   constructor(
     reader: PoolReader,
+    codecs: Codecs,
     decoder: RecordDecoder,
     superblock: Superblock,
     survey: SegmentSurvey,
@@ -62,6 +83,7 @@ export class SegmentTables {
     this.#superblock = superblock
     this.#survey = survey
     this.#findings = findings
+    this.#directories = new DirectoryReader(reader, decoder.checksum, codecs, findings)
   }
 
   /** Null when there is no such segment. Uses the reader's memory. */
@@ -70,7 +92,8 @@ export class SegmentTables {
     if (segment === null) return null
     let table = this.#tables.get(id)
     if (table === undefined) {
-      table = segment.footer === null ? await this.#rebuild(segment) : await this.#read(segment)
+      const { footer } = segment
+      table = footer === null ? await this.#rebuild(segment) : await this.#readSealed(footer)
       for (const oldest of this.#tables.keys()) {
         if (this.#tables.size < TABLE_COUNT_MAX) break
         this.#tables.delete(oldest)
@@ -81,9 +104,22 @@ export class SegmentTables {
     return table
   }
 
-  async #read({ id, footer }: SurveyedSegment): Promise<SegmentTable> {
-    const table = new SegmentTable()
-    const expected = footer?.tableChecksums ?? new Uint32Array(0)
+  async #readSealed(footer: SegmentFooter): Promise<SegmentTable> {
+    const { settled } = footer
+    return settled === undefined
+      ? await this.#read(footer)
+      : await this.#readDirectory(footer, settled)
+  }
+
+  async #readDirectory(footer: SegmentFooter, settled: SettledLayout): Promise<SegmentTable> {
+    const places = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
+    const table = new SegmentTable(places)
+    await this.#directories.fill(table, places, footer, settled)
+    return table
+  }
+
+  async #read({ segment: id, tableChecksums: expected }: SegmentFooter): Promise<SegmentTable> {
+    const table = new SegmentTable(null)
     const result = await this.#reader.readSlots(id, TABLE_SLOT, TABLE_PAGE_COUNT)
     const { memory, offsetBytes } = this.#reader
     const found = new Uint32Array(2 * TABLE_PAGE_COUNT)
@@ -115,7 +151,7 @@ export class SegmentTables {
   }
 
   async #rebuild({ id, kind }: SurveyedSegment): Promise<SegmentTable> {
-    const table = new SegmentTable()
+    const table = new SegmentTable(null)
     if (kind === SegmentKind.bulk) return table
     const decoder = this.#decoder
     await walkHeaders(this.#reader, decoder, id, mustReach(id, this.#superblock), {

@@ -2,23 +2,19 @@
 import type { Checksum } from '../base/checksum.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
+import { BadRuns } from './bad-runs.ts'
 import type { Damage } from './damage.ts'
+import type { FrameReader } from './frame-reader.ts'
 import type { PoolReader } from './pool-reader.ts'
 import { READ_SLOT_COUNT_MAX } from './pool-reader.ts'
-import type { FindingCode, Findings } from './report.ts'
-import { placeOf } from './report.ts'
+import type { Findings } from './report.ts'
 import type { SegmentSurvey } from './segment-survey.ts'
 import type { SegmentTable, SegmentTables } from './segment-tables.ts'
 import type { SlotSet } from './slot-set.ts'
+import { SettledVerifier } from './verify-settled.ts'
 
 /** Reading a short stretch of dead blocks costs less than a second read. */
 const GAP_SLOT_COUNT_MAX = 16
-
-const FACTS: Partial<Record<FindingCode, string>> = {
-  'block-corrupt': 'bytes do not match their checksum',
-  'address-no-block': 'a map refers to a slot that holds no block',
-  'read-failed': 'the operating system cannot read it',
-}
 
 export class BlockVerifier {
   readonly #reader: PoolReader
@@ -27,17 +23,14 @@ export class BlockVerifier {
   readonly #tables: SegmentTables
   readonly #live: SlotSet
   readonly #damage: Damage
-  readonly #findings: Findings
-  verifiedBytes = 0
-  // The run of bad slots being gathered.
-  #badCode: FindingCode = 'block-corrupt'
-  #badSegment = 0
-  #badSlot = 0
-  #badCount = 0
+  readonly #bad: BadRuns
+  readonly #settled: SettledVerifier
+  #verifiedBytes = 0
 
   constructor(
     reader: PoolReader,
     checksum: Checksum,
+    frames: FrameReader,
     survey: SegmentSurvey,
     tables: SegmentTables,
     live: SlotSet,
@@ -50,7 +43,13 @@ export class BlockVerifier {
     this.#tables = tables
     this.#live = live
     this.#damage = damage
-    this.#findings = findings
+    this.#bad = new BadRuns(damage, findings)
+    this.#settled = new SettledVerifier(reader, checksum, frames, tables, live, damage, this.#bad)
+  }
+
+  /** Of live blocks found to match. */
+  get verifiedBytes(): number {
+    return this.#verifiedBytes + this.#settled.verifiedCount * BLOCK_SIZE_BYTES
   }
 
   /** `progress` is told the bytes read so far and in all. */
@@ -64,6 +63,11 @@ export class BlockVerifier {
       if (!isLive && footer === null) continue
       const table = await this.#tables.load(id)
       if (!isLive || table === null) continue
+      if (table.places !== null) {
+        done += (await this.#settled.verify(id, table, table.places)) * BLOCK_SIZE_BYTES
+        progress(done, totalBytes)
+        continue
+      }
       let slot = this.#nextLive(id, DATA_SLOT_FIRST)
       while (slot < DATA_SLOT_END) {
         const endSlot = this.#stretchEnd(id, slot)
@@ -72,7 +76,7 @@ export class BlockVerifier {
         slot = this.#nextLive(id, endSlot)
       }
     }
-    this.#flushBad()
+    this.#bad.flush()
   }
 
   #nextLive(segment: number, from: number): number {
@@ -107,7 +111,7 @@ export class BlockVerifier {
       if (tableFinding !== null) {
         this.#damage.add(segment, slot, 1, tableFinding)
       } else if (!table.hasBlock(slot)) {
-        this.#addBad('address-no-block', segment, slot)
+        this.#bad.add('address-no-block', segment, slot)
       } else if (result < 0) {
         await this.#verifyAlone(table, segment, slot)
       } else {
@@ -120,7 +124,7 @@ export class BlockVerifier {
   /** One unreadable sector must not take its neighbours along. */
   async #verifyAlone(table: SegmentTable, segment: number, slot: number): Promise<void> {
     const result = await this.#reader.readSlots(segment, slot, 1)
-    if (result < 0) this.#addBad('read-failed', segment, slot)
+    if (result < 0) this.#bad.add('read-failed', segment, slot)
     else this.#verify(table, segment, slot, 0)
   }
 
@@ -128,31 +132,7 @@ export class BlockVerifier {
     const { memory, offsetBytes } = this.#reader
     const start = offsetBytes + offset
     const bad = this.#checksum.verifyBlocks(memory, start, 1, table.words, 2 * slot)
-    if (bad === -1) this.verifiedBytes += BLOCK_SIZE_BYTES
-    else this.#addBad('block-corrupt', segment, slot)
-  }
-
-  #addBad(code: FindingCode, segment: number, slot: number): void {
-    const isNext =
-      this.#badCount > 0 &&
-      code === this.#badCode &&
-      segment === this.#badSegment &&
-      slot === this.#badSlot + this.#badCount
-    if (!isNext) {
-      this.#flushBad()
-      this.#badCode = code
-      this.#badSegment = segment
-      this.#badSlot = slot
-    }
-    this.#badCount += 1
-  }
-
-  #flushBad(): void {
-    if (this.#badCount === 0) return
-    const where = placeOf(this.#badSegment, this.#badSlot, this.#badCount)
-    const fact = FACTS[this.#badCode] ?? this.#badCode
-    const finding = this.#findings.errors.add(this.#badCode, where, fact)
-    this.#damage.add(this.#badSegment, this.#badSlot, this.#badCount, finding)
-    this.#badCount = 0
+    if (bad === -1) this.#verifiedBytes += BLOCK_SIZE_BYTES
+    else this.#bad.add('block-corrupt', segment, slot)
   }
 }

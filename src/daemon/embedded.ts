@@ -6,6 +6,7 @@ import { mkdir } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import type { PoolInfo } from '../api/shapes.ts'
 import type { CheckReport } from '../check/report.ts'
+import { missingCodecs } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Pool } from '../pool/pool.ts'
 import type { CreatePoolOptions } from '../pool/pool.ts'
@@ -68,7 +69,7 @@ export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<Ch
   const { io } = await openHost(ioKind)
   try {
     // Not the implementation that wrote the checksums: a bug of one would not be the other's.
-    return await checkPool(io, await openWasmChecksum(), path)
+    return await checkPool(io, await openWasmChecksum(), missingCodecs(), path)
   } finally {
     await io.shutdown()
   }

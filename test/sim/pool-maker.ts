@@ -1,4 +1,5 @@
 /** The real pool for the simulation. */
+import { missingCodecs } from '../../src/base/codec.ts'
 import { openChecksum } from '../../src/io/open-io.ts'
 import type { Prng } from '../../src/base/prng.ts'
 import { KIB, MIB } from '../../src/base/units.ts'
@@ -25,7 +26,7 @@ export async function poolMaker(prng: Prng): Promise<PoolMaker> {
     },
     open: (io) => Pool.open(io, checksum, PATH, options),
     check: async (io) => {
-      const { errors } = await checkPool(io, checksum, PATH)
+      const { errors } = await checkPool(io, checksum, missingCodecs(), PATH)
       return errors.map((finding) => `${finding.code} ${finding.where}: ${finding.message}`)
     },
   }

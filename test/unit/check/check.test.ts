@@ -10,6 +10,7 @@ import { FOOTER_SLOT, SegmentKind } from '../../../src/format/segment.ts'
 import type { Superblock } from '../../../src/format/superblock.ts'
 import { SimIo } from '../../../src/io/sim-io.ts'
 import { POOL_PATH, arenaMemory, checkBuilt, checksum, codesOf } from '../../support/check-built.ts'
+import { deflateCodecs } from '../../support/deflate-codecs.ts'
 import type { BuiltRecord } from '../../support/pool-builder.ts'
 import { PoolBuilder, blockOf } from '../../support/pool-builder.ts'
 import type { SampleHooks } from '../../support/sample-pool.ts'
@@ -251,12 +252,18 @@ t.test('a check is refused where it cannot be made', async (t) => {
   const io = new SimIo({ seed: 2, arenaMemory })
   const { builder } = buildSample(checksum)
   await io.runUntil(builder.save(io, POOL_PATH))
-  await t.rejects(io.runUntil(checkPool(io, checksum, '/elsewhere')), isCode('not-found'))
+  await t.rejects(
+    io.runUntil(checkPool(io, checksum, deflateCodecs, '/elsewhere')),
+    isCode('not-found'),
+  )
   const lock = await io.runUntil(io.lock(`${POOL_PATH}/lock`, 'a test'))
-  await t.rejects(io.runUntil(checkPool(io, checksum, POOL_PATH)), isCode('busy'))
+  await t.rejects(io.runUntil(checkPool(io, checksum, deflateCodecs, POOL_PATH)), isCode('busy'))
   await io.runUntil(lock?.release() ?? Promise.resolve())
   const signal = AbortSignal.abort()
-  await t.rejects(io.runUntil(checkPool(io, checksum, POOL_PATH, { signal })), isCode('canceled'))
+  await t.rejects(
+    io.runUntil(checkPool(io, checksum, deflateCodecs, POOL_PATH, { signal })),
+    isCode('canceled'),
+  )
   t.equal(io.arena.usedBytes, 0)
   const newer = buildSample(checksum).builder
   new DataView(newer.superblockBytes.buffer).setUint32(8, 2, true)
@@ -276,7 +283,7 @@ t.test('an unreadable sector costs its block and nothing else', async (t) => {
     io.addFault({ kind: 'read-error', errno: 5, ...where })
   }
   breakAt('0000000002.seg', importSlot + 7)
-  const report = await io.runUntil(checkPool(io, checksum, POOL_PATH))
+  const report = await io.runUntil(checkPool(io, checksum, deflateCodecs, POOL_PATH))
   t.strictSame(
     report?.errors.map(({ code, affected }) => ({ code, affected })),
     [
@@ -297,7 +304,7 @@ t.test('an unreadable sector costs its block and nothing else', async (t) => {
   for (const [path, slot] of places) {
     io.disk.clearFaults()
     breakAt(path, slot)
-    const broken = await io.runUntil(checkPool(io, checksum, POOL_PATH))
+    const broken = await io.runUntil(checkPool(io, checksum, deflateCodecs, POOL_PATH))
     const found = broken === undefined ? [] : codesOf(broken)
     t.ok(found.includes('read-failed'), `${path} slot ${slot}: ${found.join(', ')}`)
   }
@@ -309,7 +316,7 @@ t.test('progress ends at the number of live bytes', async (t) => {
   await io.runUntil(buildSample(checksum).builder.save(io, POOL_PATH))
   const told: number[][] = []
   const progress = (done: number, total: number) => void told.push([done, total])
-  const report = await io.runUntil(checkPool(io, checksum, POOL_PATH, { progress }))
+  const report = await io.runUntil(checkPool(io, checksum, deflateCodecs, POOL_PATH, { progress }))
   const totalBytes = (report?.liveBlockCount ?? 0) * BLOCK_SIZE_BYTES
   t.strictSame(told.at(0), [0, totalBytes])
   t.strictSame(told.at(-1), [totalBytes, totalBytes])

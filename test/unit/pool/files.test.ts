@@ -4,6 +4,7 @@ import t from 'tap'
 import { EXTENT_HOLE, EXTENT_ZERO } from '../../../src/export/target.ts'
 import { Errno } from '../../../src/base/errors.ts'
 import { GIB, MIB, TIB } from '../../../src/base/units.ts'
+import { missingCodecs } from '../../../src/base/codec.ts'
 import { checkPool } from '../../../src/check/check.ts'
 import { exportRaw } from '../../../src/image/export-raw.ts'
 import type { PoolFiles } from '../../../src/pool/pool-files.ts'
@@ -61,7 +62,7 @@ class FileWorld {
   async check(): Promise<string[]> {
     await this.world.close()
     const { io, checksum } = this.world
-    const { errors, leaks } = await this.world.run(checkPool(io, checksum, POOL))
+    const { errors, leaks } = await this.world.run(checkPool(io, checksum, missingCodecs(), POOL))
     await this.world.open()
     return [...errors, ...leaks].map(({ code, where }) => `${code} ${where}`)
   }
