@@ -98,6 +98,8 @@ export class SimFileData {
   readonly #durable = new Map<number, Uint8Array | null>()
   #sizeBytes = 0
   #durableSizeBytes = 0
+  /** A failed sync left the file shorter on the disk than in the cache. */
+  #isSizeLost = false
   #pending: SimChange[] = []
   #sequenceNext = 1
   /** Reserved pages, grown on demand; a reservation is durable at once, as a journal's is. */
@@ -228,6 +230,7 @@ export class SimFileData {
     const survivors = this.#survivors(policy, prng)
     this.#pending = []
     this.#makeDurable(survivors)
+    this.#isSizeLost = this.#durableSizeBytes < this.#sizeBytes
   }
 
   /** The power fails: the volatile view becomes the durable one plus what the seed lets survive. */
@@ -286,11 +289,18 @@ export class SimFileData {
     this.#putPage(pageIndex, bytes)
     this.#pending.push({ kind: 'page', sequence: this.#takeSequence(), pageIndex, bytes, sectors })
     const endBytes = pageIndex * SIM_PAGE_BYTES + within + part.length
-    if (endBytes > this.#sizeBytes) {
-      this.#sizeBytes = endBytes
+    if (endBytes > this.#sizeBytes || this.#isBehindLostSize(endBytes)) {
+      this.#sizeBytes = Math.max(this.#sizeBytes, endBytes)
       this.#pending.push({ kind: 'size', sequence: this.#takeSequence(), sizeBytes: endBytes })
     }
     return true
+  }
+
+  /** Writing such a page again brings its length to the disk, too, as writeback does on Linux. */
+  #isBehindLostSize(endBytes: number): boolean {
+    if (!this.#isSizeLost) return false
+    const last = this.#pending.findLast((change) => change.kind === 'size')
+    return endBytes > (last?.sizeBytes ?? this.#durableSizeBytes)
   }
 
   #zeroPart(startBytes: number, endBytes: number): void {
