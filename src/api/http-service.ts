@@ -67,6 +67,9 @@ export class HttpService implements PoolService {
   async rename(from: string, to: string): Promise<void> {
     await this.#ask('rename', { from, to })
   }
+  upkeep(isPaused: boolean | null): Promise<shape.UpkeepStatus> {
+    return this.#ask('upkeep', { isPaused })
+  }
   resize(request: shape.ResizeRequest): Promise<shape.VolumeInfo> {
     return this.#ask('resize', request)
   }

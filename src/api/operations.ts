@@ -52,6 +52,7 @@ export interface UnaryOperations {
   readonly restore: Unary<{ name: string }, shape.VolumeInfo>
   readonly remove: Unary<shape.RemoveRequest, shape.RemoveReport>
   readonly rename: Unary<{ from: string; to: string }, null>
+  readonly upkeep: Unary<{ isPaused: boolean | null }, shape.UpkeepStatus>
   readonly resize: Unary<shape.ResizeRequest, shape.VolumeInfo>
   readonly hold: Unary<{ name: string; tag: string }, null>
   readonly release: Unary<{ name: string; tag: string }, null>
@@ -119,6 +120,7 @@ export const UNARY_OPERATIONS: UnaryOperations = {
   restore: ask(schema.nameSchema, schema.volumeInfoSchema),
   remove: ask(schema.removeRequestSchema, schema.removeReportSchema),
   rename: ask(schema.renameSchema, schema.nothingSchema),
+  upkeep: ask(schema.upkeepRequestSchema, schema.upkeepStatusSchema),
   resize: ask(schema.resizeSchema, schema.volumeInfoSchema),
   hold: ask(schema.holdSchema, schema.nothingSchema),
   release: ask(schema.holdSchema, schema.nothingSchema),

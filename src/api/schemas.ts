@@ -124,6 +124,16 @@ export const reclaimProgressSchema: z.ZodType<shape.ReclaimProgress> = z.object(
   done: z.number().nonnegative(),
   total: z.number().nonnegative(),
 })
+export const upkeepRequestSchema: z.ZodType<{ isPaused: boolean | null }> = z.strictObject({
+  isPaused: z.boolean().nullable(),
+})
+export const upkeepStatusSchema: z.ZodType<shape.UpkeepStatus> = z.object({
+  idle: z.enum(['off', 'lz4', 'zstd']).nullable(),
+  isPaused: z.boolean(),
+  phase: z.enum(['checkpoint', 'mark', 'sweep', 'settle']).nullable(),
+  done: z.number().nonnegative(),
+  total: z.number().nonnegative(),
+})
 export const settleRequestSchema: z.ZodType<shape.SettleRequest> = z.strictObject({
   compression: z.enum(['off', 'lz4', 'zstd']),
 })

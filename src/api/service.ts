@@ -18,6 +18,7 @@ import type {
   ReclaimProgress,
   ReclaimReport,
   SettleRequest,
+  UpkeepStatus,
   RemoveReport,
   RemoveRequest,
   ResizeRequest,
@@ -63,6 +64,8 @@ export interface PoolService extends DeviceService {
   restore(name: string): Promise<VolumeInfo>
   remove(request: RemoveRequest): Promise<RemoveReport>
   rename(from: string, to: string): Promise<void>
+  /** Stops reclaiming and settling where they are, lets them go on, or (null) only asks. */
+  upkeep(isPaused: boolean | null): Promise<UpkeepStatus>
   resize(request: ResizeRequest): Promise<VolumeInfo>
   hold(name: string, tag: string): Promise<void>
   release(name: string, tag: string): Promise<void>

@@ -98,6 +98,17 @@ export interface ReclaimProgress {
 
 export type Compression = 'off' | 'lz4' | 'zstd'
 
+/** How the work below the address stands. */
+export interface UpkeepStatus {
+  /** What is settled with when guests are idle; null: only when asked for. */
+  idle: Compression | null
+  isPaused: boolean
+  /** Of the run under way; null: none is. */
+  phase: ReclaimProgress['phase'] | null
+  done: number
+  total: number
+}
+
 export interface SettleRequest {
   compression: Compression
 }

@@ -22,6 +22,7 @@ interface Pairs {
   removeReport: [api.RemoveReport, pool.RemoveReport]
   reclaimReport: [api.ReclaimReport, pool.ReclaimReport]
   reclaimProgress: [api.ReclaimProgress, pool.ReclaimProgress]
+  upkeepStatus: [api.UpkeepStatus, pool.UpkeepStatus]
   diffExtent: [api.DiffExtent, pool.DiffExtent]
   attachRequest: [api.AttachRequest, host.AttachRequest]
   mountRequest: [api.MountRequest, host.MountRequest]
@@ -41,6 +42,7 @@ export const CONTRACT: { readonly [K in keyof Pairs]: Held<K> } = {
   removeReport: true,
   reclaimReport: true,
   reclaimProgress: true,
+  upkeepStatus: true,
   diffExtent: true,
   attachRequest: true,
   mountRequest: true,

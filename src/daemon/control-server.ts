@@ -67,6 +67,7 @@ const UNARY: UnaryHandlers = {
   restore: (service, { name }) => service.restore(name),
   remove: (service, request) => service.remove(request),
   rename: (service, { from, to }) => nothing(service.rename(from, to)),
+  upkeep: (service, { isPaused }) => service.upkeep(isPaused),
   resize: (service, request) => service.resize(request),
   hold: (service, { name, tag }) => nothing(service.hold(name, tag)),
   release: (service, { name, tag }) => nothing(service.release(name, tag)),

@@ -6,7 +6,6 @@ import { mkdir } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import type { PoolInfo } from '../api/shapes.ts'
 import type { CheckReport } from '../check/report.ts'
-import { missingCodecs } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Pool } from '../pool/pool.ts'
 import type { CreatePoolOptions } from '../pool/pool.ts'
@@ -32,10 +31,10 @@ export async function initPool(
 ): Promise<PoolInfo> {
   const path = resolve(poolPath)
   await makeFolder(path)
-  const { io, checksum } = await openHost(ioKind)
+  const { io, checksum, codecs } = await openHost(ioKind)
   try {
     await Pool.create(io, checksum, path, options)
-    const pool = await Pool.open(io, checksum, path)
+    const pool = await Pool.open(io, checksum, path, { codecs })
     try {
       return await pool.info()
     } finally {
@@ -66,10 +65,10 @@ export async function checkOffline(poolPath: string, ioKind: IoKind): Promise<Ch
   }
   const { checkPool } = await import('../check/check.ts')
   const { openWasmChecksum } = await import('../base/xxh64-wasm.ts')
-  const { io } = await openHost(ioKind)
+  const { io, codecs } = await openHost(ioKind)
   try {
     // Not the implementation that wrote the checksums: a bug of one would not be the other's.
-    return await checkPool(io, await openWasmChecksum(), missingCodecs(), path)
+    return await checkPool(io, await openWasmChecksum(), codecs, path)
   } finally {
     await io.shutdown()
   }

@@ -85,6 +85,9 @@ export class LocalService implements PoolService {
   rename(from: string, to: string): Promise<void> {
     return this.#pool.rename(from, to)
   }
+  upkeep(isPaused: boolean | null): Promise<shape.UpkeepStatus> {
+    return Promise.resolve(this.#pool.upkeep(isPaused))
+  }
   async resize(request: shape.ResizeRequest): Promise<shape.VolumeInfo> {
     const { name, sizeBytes, allowShrink } = request
     const volume = await this.#pool.resize(name, sizeBytes, allowShrink)

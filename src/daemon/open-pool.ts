@@ -10,7 +10,8 @@ import type { Host } from './host.ts'
 /** Rejects `not-found`, `busy`, or as `Pool.open` does. */
 export async function openPool(host: Host, path: string, options: OpenPoolOptions): Promise<Pool> {
   await verifyPoolFolder(path)
-  return Pool.open(host.io, host.checksum, path, options)
+  const { io, checksum, codecs } = host
+  return Pool.open(io, checksum, path, { ...options, codecs })
 }
 
 /** Looks before anything is opened: a lock file is not left in a folder that is no pool. */

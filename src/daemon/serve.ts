@@ -1,6 +1,6 @@
 /** The composition root: one pool, its exports and its control socket, in one process. */
 import { join, resolve } from 'node:path'
-import type { FuseRequest, ServeStatus, ServedExport } from '../api/shapes.ts'
+import type { Compression, FuseRequest, ServeStatus, ServedExport } from '../api/shapes.ts'
 import { programVersion } from '../api/version.ts'
 import { Undo } from '../base/undo.ts'
 import { NbdServer } from '../export/nbd/server.ts'
@@ -42,6 +42,8 @@ export interface ServeOptions {
   fuse: FuseRequest | null
   /** How full the pool may be before it is said; null: the pool's own idea. */
   warnPercent: number | null
+  /** What is settled with when guests are idle; null: only when asked for. */
+  idleCompression: Compression | null
 }
 
 export interface Daemon {
@@ -119,6 +121,7 @@ function belowFilesystems(): void {
 
 function poolOptions(options: ServeOptions, log: ControlLog): OpenPoolOptions {
   return {
+    idleCompression: options.idleCompression,
     holder: `varve serve, process ${process.pid}`,
     ...(options.warnPercent === null ? {} : { warnPercent: options.warnPercent }),
     onFill: (fill, before, freeBytes) => reportFill(log, fill, before, freeBytes),

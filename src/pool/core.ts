@@ -10,6 +10,7 @@ import type { SegmentStore } from '../segment/segment-store.ts'
 import type { Appender } from './appender.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { Cohorts } from './cohort.ts'
+import type { Fingerprints } from './fingerprints.ts'
 import type { GuestActivity } from './pacer.ts'
 import type { References } from './references.ts'
 import type { Space } from './space.ts'
@@ -33,6 +34,8 @@ export interface PoolCore {
   readonly cohorts: Cohorts
   /** Where blocks are found by their fingerprint; for whoever stores new ones. */
   readonly dedupIndex: DedupIndex
+  /** Fills it before it is first used. */
+  readonly fingerprints: Fingerprints
   readonly references: References
   readonly guests: GuestActivity
   readonly space: Space

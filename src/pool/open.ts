@@ -18,6 +18,7 @@ import { Catalogue } from './catalogue.ts'
 import { Checkpointer } from './checkpoint.ts'
 import { Cohorts } from './cohort.ts'
 import type { PoolCore } from './core.ts'
+import { Fingerprints } from './fingerprints.ts'
 import { References } from './references.ts'
 import { Reserve } from './reserve.ts'
 import { recover } from './recover.ts'
@@ -127,6 +128,9 @@ async function assemble(
   undo.add(() => log.close())
   const { sequence, previousChecksum } = recovered.chain
   await space.withReserve(() => log.begin(sequence, previousChecksum))
+  const dedupIndex = new DedupIndex(options.dedupIndexBytes)
+  const { clean, generation } = superblock.current
+  const closedGeneration = clean ? generation : null
   const core: PoolCore = {
     io,
     checksum,
@@ -141,7 +145,8 @@ async function assemble(
     catalogue,
     appender: new Appender(io, log, space),
     cohorts: new Cohorts(),
-    dedupIndex: new DedupIndex(options.dedupIndexBytes),
+    dedupIndex,
+    fingerprints: new Fingerprints(store, dedupIndex, path, closedGeneration),
     references: new References(),
     guests: { operationCount: 0 },
     space,

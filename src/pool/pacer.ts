@@ -18,7 +18,7 @@ const IDLE_AFTER_MS = 20
 export class Pacer {
   readonly #io: Io
   readonly #guests: GuestActivity
-  readonly #signal: AbortSignal | undefined
+  readonly #signals: readonly (AbortSignal | undefined)[]
   readonly #isPaused: () => boolean
   #seenCount: number
   #busyUntilMs = 0
@@ -27,12 +27,12 @@ export class Pacer {
   constructor(
     io: Io,
     guests: GuestActivity,
-    signal: AbortSignal | undefined,
+    signals: readonly (AbortSignal | undefined)[],
     isPaused: () => boolean,
   ) {
     this.#io = io
     this.#guests = guests
-    this.#signal = signal
+    this.#signals = signals
     this.#isPaused = isPaused
     this.#seenCount = guests.operationCount
     this.#stepStartedMs = io.nowMs()
@@ -40,7 +40,8 @@ export class Pacer {
 
   /** Throws `canceled` when the work is not wanted any more. */
   verifyWanted(): void {
-    if (this.#signal?.aborted === true) throw new OperatingError('canceled', 'it was canceled')
+    if (this.#signals.every((signal) => signal?.aborted !== true)) return
+    throw new OperatingError('canceled', 'it was canceled')
   }
 
   /** Resolves when the next step may begin. Rejects `canceled`. */

@@ -8,7 +8,7 @@
 import { dirname } from 'node:path'
 import { assert } from '../base/assert.ts'
 import type { Checksum } from '../base/checksum.ts'
-import { Codec, missingCodecs } from '../base/codec.ts'
+import { missingCodecs } from '../base/codec.ts'
 import type { Codecs } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, MIB } from '../base/units.ts'
@@ -24,7 +24,6 @@ import { diff } from '../map/diff.ts'
 import { BulkVolumeImport } from './bulk-import.ts'
 import type { Checkpointer } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
-import { verifyHealthy } from './core.ts'
 import type { DamageListener } from '../segment/segment-store.ts'
 import {
   captureRoot,
@@ -40,9 +39,7 @@ import { WARN_PERCENT_DEFAULT } from './fill.ts'
 import { mustParseVolumeName } from './names.ts'
 import { IMPORT_COUNT_MAX, openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
-import { Pacer } from './pacer.ts'
 import { PoolFiles } from './pool-files.ts'
-import { reclaim } from './reclaim.ts'
 import { resizeVolume, verifyOpenable } from './resize.ts'
 import type { FillListener } from './space.ts'
 import { SuperblockFile } from './superblock-file.ts'
@@ -59,8 +56,10 @@ import type {
   RemoveReport,
   RemoveRequest,
   SnapshotInfo,
+  UpkeepStatus,
   VolumeInfo,
 } from './types.ts'
+import { Upkeep } from './upkeep.ts'
 import {
   cloneDisk,
   createVolume,
@@ -92,6 +91,8 @@ export interface OpenPoolOptions {
   /** Of fingerprints in memory, by which equal blocks are found. */
   dedupIndexBytes?: number
   codecs?: Codecs
+  /** What is settled with when guests are idle; null, the default: only when asked for. */
+  idleCompression?: Compression | null
   /** Log bytes after which a checkpoint is written: bounds the time of a recovery. */
   checkpointTailBytes?: number
   /** Left in the lock file for whoever else wants the pool. */
@@ -111,6 +112,7 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
   frameCacheBytes: 64 * MIB,
   dedupIndexBytes: 32 * MIB,
   codecs: missingCodecs(),
+  idleCompression: null,
   checkpointTailBytes: 256 * MIB,
   holder: `process ${process.pid}`,
   onDamage: () => undefined,
@@ -118,8 +120,6 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
   onFill: () => undefined,
   onFailure: () => undefined,
 }
-
-const CODECS: Record<Compression, Codec> = { off: Codec.raw, lz4: Codec.lz4, zstd: Codec.zstd }
 
 export class Pool implements PoolOperations {
   /** The same disks, as a filesystem works with them. */
@@ -131,8 +131,8 @@ export class Pool implements PoolOperations {
   readonly #reads: DiskReads
   readonly #writes: WriteQueue
   readonly #imports: Set<BulkVolumeImport>
+  readonly #upkeep: Upkeep
   readonly #options: Required<OpenPoolOptions>
-  #reclaiming: Promise<ReclaimReport> | null = null
   #background: Promise<void> | null = null
   #reportedFailure = false
 
@@ -143,6 +143,8 @@ export class Pool implements PoolOperations {
     this.#checkpointer = opened.checkpointer
     this.#imports = opened.imports
     this.#options = options
+    const { core, checkpointer, imports } = opened
+    this.#upkeep = new Upkeep(core, checkpointer, imports, options.idleCompression)
     this.#reads = new DiskReads(opened.core)
     this.#writes = new WriteQueue(opened.core, () => this.#afterAppend())
     this.files = new PoolFiles(opened.core, this.#reads, this.#writes)
@@ -294,6 +296,7 @@ export class Pool implements PoolOperations {
   async remove(request: RemoveRequest): Promise<RemoveReport> {
     if (!request.dryRun) {
       const removed = await removeDisks(this.#core, () => disksToRemove(this.#core, request))
+      this.#upkeep.noteChange()
       return { removed, freedBytes: null }
     }
     const disks = disksToRemove(this.#core, request)
@@ -344,7 +347,7 @@ export class Pool implements PoolOperations {
     signal?: AbortSignal,
     progress: (progress: ReclaimProgress) => void = () => undefined,
   ): Promise<ReclaimReport> {
-    return this.#reclaim({ settleWith: null, codec: Codec.lz4 }, signal, progress)
+    return this.#upkeep.reclaim(signal, progress)
   }
 
   settle(
@@ -352,33 +355,12 @@ export class Pool implements PoolOperations {
     signal?: AbortSignal,
     progress: (progress: ReclaimProgress) => void = () => undefined,
   ): Promise<ReclaimReport> {
-    const codec = CODECS[compression]
-    return this.#reclaim({ settleWith: codec, codec }, signal, progress)
+    return this.#upkeep.settle(compression, signal, progress)
   }
 
-  async #reclaim(
-    how: { settleWith: Codec | null; codec: Codec },
-    signal: AbortSignal | undefined,
-    progress: (progress: ReclaimProgress) => void,
-  ): Promise<ReclaimReport> {
-    if (this.#reclaiming !== null) {
-      throw new OperatingError('busy', 'a reclaim or settle is running already', {
-        hint: 'wait for it to end',
-      })
-    }
-    verifyHealthy(this.#core)
-    const imports = {
-      roots: () => [...this.#imports].map((one) => one.root),
-      segmentIds: () => [...this.#imports].flatMap((one) => one.segmentIds),
-    }
-    const pacer = new Pacer(this.#core.io, this.#core.guests, signal, () => false)
-    const run = { ...how, pacer, progress }
-    this.#reclaiming = reclaim(this.#core, this.#checkpointer, imports, run)
-    try {
-      return await this.#reclaiming
-    } finally {
-      this.#reclaiming = null
-    }
+  upkeep(isPaused: boolean | null): UpkeepStatus {
+    if (isPaused !== null) this.#upkeep.isPaused = isPaused
+    return this.#upkeep.status
   }
 
   async beginImport(request: CreateVolume): Promise<BulkImport> {
@@ -388,8 +370,12 @@ export class Pool implements PoolOperations {
     if (this.#imports.size >= IMPORT_COUNT_MAX) {
       throw new OperatingError('busy', `${IMPORT_COUNT_MAX} imports are running already`)
     }
+    await this.#core.fingerprints.ready(() => this.#core.io.pause())
     const bulk = await BulkVolumeImport.begin(this.#core, request, {
-      ended: (one) => this.#imports.delete(one),
+      ended: (one) => {
+        this.#imports.delete(one)
+        this.#upkeep.noteChange()
+      },
       describe: (name) => this.volume(name),
       verifyFree: (name) => {
         verifyFree(this.#core, name)
@@ -417,11 +403,14 @@ export class Pool implements PoolOperations {
     const { log, cohorts } = this.#core
     try {
       for (const bulk of [...this.#imports]) await bulk.abort()
-      await this.#reclaiming?.catch(() => undefined)
+      await this.#upkeep.close()
       await this.#background?.catch(() => undefined)
       assert(this.#writes.pendingCount === 0, 'a pool closes with nothing pending')
       await cohorts.grace()
-      if (log.failure === 0) await this.#checkpointer.run({ clean: true })
+      if (log.failure === 0) {
+        await this.#checkpointer.run({ clean: true })
+        await this.#core.fingerprints.save(this.#superblock.current.generation)
+      }
     } finally {
       await this.#undo.run()
     }

@@ -54,6 +54,7 @@ export async function reclaim(
 ): Promise<ReclaimReport> {
   run.progress({ phase: 'checkpoint', done: 0, total: 1 })
   const physicalBeforeBytes = await core.store.physicalBytes()
+  await core.fingerprints.ready(run.pacer.pace)
   try {
     const fixed = await fixState(core, checkpointer, imports)
     const marked = await mark(core, fixed, run)

@@ -96,11 +96,12 @@ export class DedupIndex {
     this.#sampleBits = 0
   }
 
-  /** Calls `visit` with every entry, in no order that means anything. */
-  forEach(visit: (tag: number, extra: number, segment: number, slot: number) => void): void {
+  /** Every entry, in no order that means anything. The index must not change meanwhile. */
+  *entries(): Generator<{ tag: number; extra: number; segment: number; slot: number }> {
     for (let at = 0; at < this.#tags.length; at += 1) {
-      if (this.#segments[at] === 0) continue
-      visit(this.#tags[at], this.#extras[at], this.#segments[at], this.#slots[at])
+      const segment = this.#segments[at]
+      if (segment === 0) continue
+      yield { tag: this.#tags[at], extra: this.#extras[at], segment, slot: this.#slots[at] }
     }
   }
 

@@ -350,11 +350,15 @@ export class SegmentStore {
     }
   }
 
+  /** What its footer says; null while it is being filled, or when it has none. */
+  async tryFooter(id: number): Promise<SegmentFooter | null> {
+    const state = this.get(id)
+    return state.sealed && (await this.readSealed(state)) ? state.footer : null
+  }
+
   /** Whether any slot of it points elsewhere. */
   async hasAliases(id: number): Promise<boolean> {
-    const state = this.get(id)
-    if (!state.sealed || !(await this.readSealed(state))) return false
-    return (state.footer?.settled?.aliasCount ?? 0) > 0
+    return ((await this.tryFooter(id))?.settled?.aliasCount ?? 0) > 0
   }
 
   /** Where the bytes of an address are: follows aliases to their end. */

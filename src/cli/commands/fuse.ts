@@ -9,6 +9,7 @@ import type { Cli } from '../context.ts'
 import { addResultOptions, tableText, writeResult } from '../output.ts'
 import type { OutputOptions } from '../output.ts'
 import { withService } from '../with-service.ts'
+import type { ServeOptions } from '../../daemon/serve.ts'
 import { fuseTransportOption, runDaemon } from './serve.ts'
 
 interface Options extends OutputOptions {
@@ -85,7 +86,7 @@ async function mount(cli: Cli, command: Command, folder: string, options: Option
     await writeResult(cli, options, 'mount', mounted, null)
     return
   }
-  const serveOptions = {
+  const serveOptions: ServeOptions = {
     poolPath,
     ioKind: globalOptions(command).io,
     socketPath: null,
@@ -95,6 +96,7 @@ async function mount(cli: Cli, command: Command, folder: string, options: Option
     readOnlyNames: [],
     fuse: request,
     warnPercent: null,
+    idleCompression: 'lz4',
   }
   await runDaemon(cli, serveOptions, { ...options, logLevel: 'info' })
 }

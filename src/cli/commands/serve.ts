@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { Option } from 'commander'
 import type { Command } from 'commander'
 import { resolve } from 'node:path'
-import type { FuseRequest } from '../../api/shapes.ts'
+import type { Compression, FuseRequest } from '../../api/shapes.ts'
 import { OperatingError } from '../../base/errors.ts'
 import type { Daemon, ServeOptions } from '../../daemon/serve.ts'
 import {
@@ -32,6 +32,8 @@ interface Options extends OutputOptions {
   fuseTransport: FuseRequest['transport']
   allowOther?: boolean
   warnAt?: number
+  settle: 'idle' | 'off'
+  compression: Compression
   logLevel: string
 }
 
@@ -58,6 +60,16 @@ export function registerServe(program: Command, cli: Cli): void {
     .option('--allow-other', 'other users may look and read in it')
     .option('--warn-at <percent>', 'how full to call nearly full (default: 85)', parsePercent)
     .addOption(
+      new Option('--settle <when>', 'when to store what is at rest once, compressed')
+        .choices(['idle', 'off'])
+        .default('idle'),
+    )
+    .addOption(
+      new Option('--compression <codec>', 'of what is settled when idle')
+        .choices(['off', 'lz4', 'zstd'])
+        .default('lz4'),
+    )
+    .addOption(
       new Option('--log-level <level>', 'of the log on stderr')
         .choices(['error', 'warn', 'info', 'debug', 'silent'])
         .default('info'),
@@ -74,6 +86,7 @@ export function registerServe(program: Command, cli: Cli): void {
         readOnlyNames: options.readOnly ?? [],
         fuse: fuseRequestOf(options),
         warnPercent: options.warnAt ?? null,
+        idleCompression: options.settle === 'idle' ? options.compression : null,
       }
       await runDaemon(cli, serveOptions, options)
     })

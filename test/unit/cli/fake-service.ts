@@ -239,6 +239,11 @@ export class FakeService implements PoolService {
     }
   }
 
+  upkeep(isPaused: boolean | null): Promise<shape.UpkeepStatus> {
+    const isNow = isPaused ?? false
+    return Promise.resolve({ idle: 'lz4', isPaused: isNow, phase: null, done: 0, total: 0 })
+  }
+
   async settle(
     _request: shape.SettleRequest,
     call: LongCall<shape.ReclaimProgress>,

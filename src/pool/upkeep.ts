@@ -1,0 +1,123 @@
+/** The work below the address, one run at a time: reclaiming and settling, asked for or when idle. */
+import { Codec } from '../base/codec.ts'
+import { OperatingError } from '../base/errors.ts'
+import type { BulkVolumeImport } from './bulk-import.ts'
+import type { Checkpointer } from './checkpoint.ts'
+import type { PoolCore } from './core.ts'
+import { verifyHealthy } from './core.ts'
+import { IdleSettler } from './idle-settler.ts'
+import { Pacer } from './pacer.ts'
+import { reclaim } from './reclaim.ts'
+import type { Compression, ReclaimProgress, ReclaimReport, UpkeepStatus } from './types.ts'
+
+const CODECS: Record<Compression, Codec> = { off: Codec.raw, lz4: Codec.lz4, zstd: Codec.zstd }
+
+type Progress = (progress: ReclaimProgress) => void
+
+export class Upkeep {
+  readonly #core: PoolCore
+  readonly #checkpointer: Checkpointer
+  readonly #imports: ReadonlySet<BulkVolumeImport>
+  readonly #idleCompression: Compression | null
+  readonly #idle: IdleSettler | null
+  readonly #closing = new AbortController()
+  #running: Promise<ReclaimReport> | null = null
+  #progress: ReclaimProgress | null = null
+  #isPaused = false
+  #changeCount = 0
+
+  /** `idleCompression`: what is settled with when nobody asks for it; null: it is not. */
+  constructor(
+    core: PoolCore,
+    checkpointer: Checkpointer,
+    imports: ReadonlySet<BulkVolumeImport>,
+    idleCompression: Compression | null,
+  ) {
+    this.#core = core
+    this.#checkpointer = checkpointer
+    this.#imports = imports
+    this.#idleCompression = idleCompression
+    this.#idle = idleCompression === null ? null : this.#beginIdle(idleCompression)
+  }
+
+  get status(): UpkeepStatus {
+    const { done, total, phase } = this.#progress ?? { done: 0, total: 0, phase: null }
+    return { idle: this.#idleCompression, isPaused: this.#isPaused, phase, done, total }
+  }
+
+  /** A run that is under way stops where it is, too, and goes on later. */
+  set isPaused(isPaused: boolean) {
+    this.#isPaused = isPaused
+  }
+
+  /** Something was removed or imported: there may be something to free or to settle. */
+  noteChange(): void {
+    this.#changeCount += 1
+  }
+
+  /** Gives back what no disk refers to. Rejects `busy`, `canceled`, or the world's errors. */
+  reclaim(signal: AbortSignal | undefined, progress: Progress): Promise<ReclaimReport> {
+    return this.#run(null, this.#idleCompression ?? 'lz4', signal, progress)
+  }
+
+  /** As `reclaim`, and settles every sealed segment that is not settled yet. */
+  settle(
+    compression: Compression,
+    signal: AbortSignal | undefined,
+    progress: Progress,
+  ): Promise<ReclaimReport> {
+    return this.#run(CODECS[compression], compression, signal, progress)
+  }
+
+  /** Gives up what is running, and resolves when it has ended. */
+  async close(): Promise<void> {
+    this.#closing.abort()
+    await this.#idle?.close()
+    await this.#running?.catch(() => undefined)
+  }
+
+  #beginIdle(compression: Compression): IdleSettler {
+    return new IdleSettler(this.#core, {
+      settle: () => this.settle(compression, undefined, () => undefined),
+      mayRun: () => this.#running === null && this.#imports.size === 0,
+      isPaused: () => this.#isPaused,
+      changeCount: () => this.#changeCount,
+    })
+  }
+
+  async #run(
+    settleWith: Codec | null,
+    compression: Compression,
+    signal: AbortSignal | undefined,
+    progress: Progress,
+  ): Promise<ReclaimReport> {
+    if (this.#running !== null) {
+      throw new OperatingError('busy', 'a reclaim or settle is running already', {
+        hint: 'wait for it to end; "varve info" shows how far it is',
+      })
+    }
+    verifyHealthy(this.#core)
+    const { io, guests } = this.#core
+    const pacer = new Pacer(io, guests, [this.#closing.signal, signal], () => this.#isPaused)
+    const run = {
+      settleWith,
+      codec: CODECS[compression],
+      pacer,
+      progress: (now: ReclaimProgress) => {
+        this.#progress = now
+        progress(now)
+      },
+    }
+    const imports = {
+      roots: () => [...this.#imports].map((one) => one.root),
+      segmentIds: () => [...this.#imports].flatMap((one) => one.segmentIds),
+    }
+    this.#running = reclaim(this.#core, this.#checkpointer, imports, run)
+    try {
+      return await this.#running
+    } finally {
+      this.#running = null
+      this.#progress = null
+    }
+  }
+}
