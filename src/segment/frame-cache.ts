@@ -183,10 +183,10 @@ export class FrameLoad implements IoCompletion {
     return must(this.#state, 'the segment being read')
   }
 
+  /** Those who wait for its frames keep the segment's file open. */
   begin(state: SegmentState): void {
     assert(this.#state === null, 'a load is recycled after its end')
     this.#state = state
-    state.pinCount += 1
   }
 
   /** Adds the frame if it lies behind the last one and there is room. */
