@@ -120,7 +120,8 @@ async function sampleTree(): Promise<string> {
     'ln bin/su hard; ln -s ../su bin/soft; chown -h 5:6 bin/soft; ln -s "$(printf %0200d 1)" long',
     'mknod null c 1 3; mknod disk b 8 17; mkfifo pipe; chmod 1777 empty; touch -d @86400 empty',
     'touch -h -d @1000000 long; chown 100000:4000000000 pipe',
-    'if command -v setfattr; then setfattr -n user.a -v "x\\ny" many; setfattr -n trusted.t -v 1 hard',
+    'if command -v setfattr; then',
+    'setfattr -n user.a -v "x\\ny" many; setfattr -n trusted.t -v 1 hard',
     'setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 many/file-1; fi',
   ]
   await tool('sh', '-ec', script.join('\n'), 'sh', path)
@@ -156,9 +157,12 @@ t.test('an OCI image comes out as umoci unpacks it', { skip: noUmoci }, async (t
   await tool('umoci', 'new', '--image', image)
   await tool('umoci', 'unpack', '--image', image, bundle)
   const steps = [
-    'mkdir -p etc a/b/c swap; echo 1 >etc/one; echo 2 >a/b/c/two; echo 3 >gone; ln gone hard; echo 4 >swap/x',
-    'rm -r gone a/b; mkdir a/b; echo 5 >a/b/new; rm -r swap; echo 6 >swap; chown 7:8 etc/one; mknod n c 1 5',
-    'rm swap; mkdir swap; echo 7 >swap/y; ln -s swap link; rm -r etc; cp /bin/true su; chmod 4755 su',
+    'mkdir -p etc a/b/c swap; echo 1 >etc/one; echo 2 >a/b/c/two; echo 3 >gone; ln gone hard; ' +
+      'echo 4 >swap/x',
+    'rm -r gone a/b; mkdir a/b; echo 5 >a/b/new; rm -r swap; echo 6 >swap; chown 7:8 etc/one; ' +
+      'mknod n c 1 5',
+    'rm swap; mkdir swap; echo 7 >swap/y; ln -s swap link; rm -r etc; cp /bin/true su; ' +
+      'chmod 4755 su',
   ]
   for (const step of steps) {
     await tool('sh', '-ec', `cd "$1"; ${step}`, 'sh', join(bundle, 'rootfs'))

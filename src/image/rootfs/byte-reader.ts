@@ -25,7 +25,7 @@ export class ByteReader {
     return bytes
   }
 
-  async skip(lengthBytes: number): Promise<void> {
+  async discard(lengthBytes: number): Promise<void> {
     let left = lengthBytes
     while (left > 0) {
       if (this.#at === this.#piece.length && !(await this.#nextPiece())) throw cutShort()

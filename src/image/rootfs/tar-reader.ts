@@ -77,7 +77,7 @@ export class TarReader {
 
   /** The next entry, whatever was left of the one before; null after the last. */
   async next(): Promise<TarEntry | null> {
-    await this.#input.skip(this.#storedBytes + this.#paddingBytes)
+    await this.#input.discard(this.#storedBytes + this.#paddingBytes)
     this.#expect(0)
     const extension: Extension = { pax: null, name: null, linkName: null }
     for (;;) {
@@ -139,7 +139,7 @@ export class TarReader {
       throw badSource(`an extended header is longer than ${HEADER_BYTES_MAX} bytes`)
     }
     const bytes = await this.#input.mustRead(sizeBytes)
-    await this.#input.skip(paddingOf(sizeBytes))
+    await this.#input.discard(paddingOf(sizeBytes))
     return bytes
   }
 
