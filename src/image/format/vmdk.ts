@@ -7,7 +7,7 @@
  * and a descriptor, text, within it or as a file of its own, whose extents are other files. A
  * sparse extent without a capacity makes QEMU look for such a descriptor: it is refused.
  */
-import { imageCorrupt, mustRead, readTable, sizeAt, truncated } from '../image-bytes.ts'
+import { imageCorrupt, mustHold, mustRead, readTable, sizeAt, truncated } from '../image-bytes.ts'
 import type { ImageBytes } from '../image-bytes.ts'
 import { needsParent, unsupportedImage } from './facts.ts'
 import type { ImageFacts, VmdkExtent } from './facts.ts'
@@ -69,6 +69,7 @@ async function verifyDescriptor(bytes: ImageBytes, header: Buffer): Promise<void
   const lengthBytes = sizeAt(header, 36, 'little') * SECTOR_BYTES
   if (offset === 0) return
   if (lengthBytes > DESCRIPTOR_BYTES_MAX) throw imageCorrupt('the VMDK descriptor is too long')
+  mustHold(bytes, offset, SECTOR_BYTES, 'the descriptor')
   // QEMU reads a fixed twenty sectors, whatever the length says.
   const read = await bytes.read(offset, Math.max(lengthBytes, 20 * SECTOR_BYTES))
   verifyNoParent(read.toString('latin1'))
