@@ -1,7 +1,7 @@
 /*
  * Frames for JavaScript: decoding at once, encoding at once or on threads of our own. Those run at
- * the lowest priority, so that a guest's request never waits for a compressor; libuv's threads
- * could not be told so. Each environment of Node has its own, made when first needed.
+ * a low priority, so that a guest's request comes before a compressor; libuv's threads could not
+ * be told so. Not at the lowest: a host that is always busy would never get its disks settled. Each environment of Node has its own, made when first needed.
  */
 #include "codec.h"
 #include "varve.h"
@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { THREAD_COUNT = 2, THREAD_NICE = 19 };
+enum { THREAD_COUNT = 2, THREAD_NICE = 10 };
 
 struct job {
   struct job *next;

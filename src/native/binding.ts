@@ -60,7 +60,7 @@ export interface Binding {
     targetOffset: number,
     rawBytes: number,
   ): boolean
-  /** On a thread of our own at the lowest priority. Resolves to the stored bytes, or -ENOMEM. */
+  /** On a thread of our own at a low priority. Resolves to the stored bytes, or -ENOMEM. */
   codecEncode(
     codec: number,
     source: Uint8Array,

@@ -32,7 +32,7 @@ function mustStore(result: number): number {
 }
 
 /**
- * Encodes on two threads of the lowest priority, which take jobs in the order given; a pending one
+ * Encodes on two threads of low priority, which take jobs in the order given; a pending one
  * keeps the process. Rejects with `io` and an errno where the system has no threads or memory.
  */
 export function threadedCodecs(binding: Binding): Codecs {
