@@ -1,7 +1,7 @@
 /**
  * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
  *
- *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones|space|import [options]
+ *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones|space|import|settled [options]
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, release, tmpdir } from 'node:os'
@@ -16,6 +16,7 @@ import { benchNbd } from './bench/nbd.ts'
 import { benchRecovery } from './bench/recovery.ts'
 import type { BenchOptions, BenchReport } from './bench/report.ts'
 import { SERVER_KINDS, type ServerKind } from './bench/servers.ts'
+import { benchSettled } from './bench/settled.ts'
 import { benchSnapshots } from './bench/snapshots.ts'
 import { benchSpace } from './bench/space.ts'
 
@@ -28,6 +29,7 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>
   clones: benchClones,
   space: benchSpace,
   import: benchImport,
+  settled: benchSettled,
 }
 
 const USAGE = `Usage: npm run bench -- BENCHMARK [options]
@@ -40,6 +42,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK [options]
   clones      1,000 clones of a 100 GiB volume in one command
   space       what a corpus of images takes, beside btrfs, qcow2, borg, restic and others
   import      a raw image into a pool, beside qemu-img convert and borg create
+  settled     reading what was settled, and guests beside settling and reclaiming
 
   --rounds N       how often each measurement is repeated (5)
   --seconds N      how long each one takes (5)
@@ -48,7 +51,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK [options]
   --corpus PATH    space only: the folder of images that tools/corpus made
   --only A,B       space only: of those who are compared, by name or how it begins (all)
   --against FILE   space only: an earlier --json, for those whom --only leaves out
-  --image FILE     import only: the image
+  --image FILE     import, settled: the image
   --folder PATH    where to put pools and images (${tmpdir()})
   --json           print all measurements as JSON instead of a table
 `

@@ -1,0 +1,240 @@
+/**
+ * `bench settled`: reading a real image from a pool that was settled, beside the same pool before
+ * it was, and beside compressed qcow2; then what settling and reclaiming cost the guests that go
+ * on meanwhile. docs/benchmarking.md has the method.
+ */
+import { createReadStream, createWriteStream } from 'node:fs'
+import { mkdir, open, stat, truncate } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { MIB, formatSize } from '../../src/base/units.ts'
+import { tryLoadBinding } from '../../src/native/binding.ts'
+import { seekData, seekHole } from '../../src/native/seek.ts'
+import { run, Server } from '../command.ts'
+import { table } from '../table.ts'
+import { fio } from './fio.ts'
+import type { FioResult, Workload } from './fio.ts'
+import type { BenchOptions, BenchReport } from './report.ts'
+import { serveVarve, varve, varveUri } from './servers.ts'
+import { median, pairRatios, spread } from './statistics.ts'
+
+const WORKLOADS: readonly Workload[] = [
+  { name: '4 KiB random read QD32', pattern: 'randread', blockSizes: '4k', queueDepth: 32 },
+  { name: '4 KiB random read QD1', pattern: 'randread', blockSizes: '4k', queueDepth: 1 },
+  // What a guest's readahead asks for while it boots.
+  { name: '128 KiB read QD1', pattern: 'read', blockSizes: '128k', queueDepth: 1 },
+  { name: '1 MiB read QD4', pattern: 'read', blockSizes: '1m', queueDepth: 4 },
+]
+
+/** A guest that is busy but not saturating: latency, not throughput, is the question. */
+const GUEST: Workload = {
+  name: '4 KiB random read and write, 2,000 a second',
+  pattern: 'randrw',
+  blockSizes: '4k',
+  queueDepth: 4,
+}
+const GUEST_RATE_IOPS = 1000
+
+interface Contender {
+  name: string
+  uri: string
+  server: Server
+}
+
+export async function benchSettled(options: BenchOptions): Promise<BenchReport> {
+  if (options.imagePath === undefined) throw new Error('settled wants --image FILE')
+  const image = join(options.folder, 'dense.img')
+  const sizeBytes = await dense(options.imagePath, image)
+  options.say(`${formatSize(sizeBytes)} of data in ${options.imagePath}`)
+  const contenders = await startAll(image, options)
+  try {
+    const measured = await measureRounds(contenders, sizeBytes, options)
+    const latencies = await measureGuests(image, sizeBytes, options)
+    return describe(contenders, sizeBytes, measured, latencies)
+  } finally {
+    for (const { server } of contenders) await server.stop()
+  }
+}
+
+/** The image without its holes, which everybody reads fast: a whole number of MiB. */
+async function dense(from: string, to: string): Promise<number> {
+  const binding = tryLoadBinding()
+  if (binding === null) throw new Error('the addon is missing; run tools/setup')
+  const source = await open(from, 'r')
+  let sizeBytes = 0
+  try {
+    const endBytes = (await stat(from)).size
+    for (let at = 0; at < endBytes;) {
+      const start = seekData(binding, source.fd, at, endBytes)
+      if (start < 0 || start >= endBytes) break
+      const end = seekHole(binding, source.fd, start)
+      const input = createReadStream(from, { start, end: end - 1, highWaterMark: MIB })
+      await pipeline(input, createWriteStream(to, { flags: 'a' }))
+      sizeBytes += end - start
+      at = end
+    }
+  } finally {
+    await source.close()
+  }
+  const wholeBytes = Math.floor(sizeBytes / MIB) * MIB
+  await truncate(to, wholeBytes)
+  return wholeBytes
+}
+
+async function startAll(image: string, options: BenchOptions): Promise<Contender[]> {
+  const contenders: Contender[] = []
+  for (const compression of [null, 'lz4', 'zstd'] as const) {
+    const name = compression === null ? 'varve, raw' : `varve, ${compression}`
+    options.say(`making ${name}`)
+    const pool = join(options.folder, compression ?? 'raw')
+    await makePool(pool, image, compression)
+    const server = await serveVarve(pool, '--settle', 'off')
+    contenders.push({ name, uri: varveUri(pool, 'image'), server })
+  }
+  for (const type of ['zlib', 'zstd']) {
+    options.say(`making qcow2, ${type}`)
+    contenders.push(await startQcow2(type, image, options.folder))
+  }
+  return contenders
+}
+
+async function makePool(pool: string, image: string, compression: string | null): Promise<void> {
+  await varve(pool, 'init')
+  await varve(pool, 'import', '--progress', 'none', image, 'image')
+  if (compression !== null) await varve(pool, 'settle', '--compression', compression)
+}
+
+async function startQcow2(type: string, image: string, folder: string): Promise<Contender> {
+  const home = join(folder, `qcow2-${type}`)
+  await mkdir(home)
+  const file = join(home, 'disk.qcow2')
+  const socket = join(home, 'nbd.sock')
+  const options = ['-o', `compression_type=${type}`, '-c', '-W', '-m', '2']
+  await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', ...options, image, file])
+  const args = ['-t', '-r', '-f', 'qcow2', '--shared=8', '-k', socket, file]
+  const server = await Server.start('qemu-nbd', args, socket)
+  return { name: `qcow2, ${type}`, uri: `nbd+unix:///?socket=${socket}`, server }
+}
+
+type Measured = Map<Workload, FioResult[][]>
+
+async function measureRounds(
+  contenders: readonly Contender[],
+  sizeBytes: number,
+  options: BenchOptions,
+): Promise<Measured> {
+  const measured: Measured = new Map()
+  for (const workload of WORKLOADS) {
+    const results: FioResult[][] = contenders.map(() => [])
+    measured.set(workload, results)
+    for (let round = 0; round < options.rounds; round += 1) {
+      options.say(`${workload.name}, round ${round + 1} of ${options.rounds}`)
+      for (const [index, { uri, server }] of contenders.entries()) {
+        const limits = { sizeBytes, seconds: options.seconds, seed: round + 1 }
+        results[index].push(await fio(uri, workload, limits))
+        server.mustRun()
+      }
+    }
+  }
+  return measured
+}
+
+interface Latencies {
+  idleUs: number[]
+  settlingUs: number[]
+  reclaimingUs: number[]
+}
+
+/** Pairs: the guest alone, then beside a settle that has all of another image to do. */
+async function measureGuests(
+  image: string,
+  sizeBytes: number,
+  options: BenchOptions,
+): Promise<Latencies> {
+  const latencies: Latencies = { idleUs: [], settlingUs: [], reclaimingUs: [] }
+  for (let round = 0; round < options.rounds; round += 1) {
+    options.say(`guests beside settling, round ${round + 1} of ${options.rounds}`)
+    const pool = join(options.folder, `guests-${round}`)
+    await makePool(pool, image, null)
+    await varve(pool, 'create', 'disk', String(sizeBytes))
+    const server = await serveVarve(pool, '--settle', 'off')
+    try {
+      const guest = async (): Promise<number> => {
+        const limits = { sizeBytes, seconds: options.seconds, rateIops: GUEST_RATE_IOPS }
+        return (await fio(varveUri(pool, 'disk'), GUEST, limits)).latency99Us
+      }
+      await guest()
+      latencies.idleUs.push(await guest())
+      latencies.settlingUs.push(await beside(pool, ['settle'], guest))
+      latencies.reclaimingUs.push(await beside(pool, ['reclaim'], guest))
+      server.mustRun()
+    } finally {
+      await server.stop()
+    }
+    await run('rm', ['-rf', pool])
+  }
+  return latencies
+}
+
+/** What the guest sees while the command runs, again and again until the guest has its answer. */
+async function beside(
+  pool: string,
+  command: readonly string[],
+  guest: () => Promise<number>,
+): Promise<number> {
+  let isOver = false
+  const work = async (): Promise<void> => {
+    do await varve(pool, ...command)
+    while (!isOver)
+  }
+  const working = work()
+  try {
+    return await guest()
+  } finally {
+    isOver = true
+    await varve(pool, 'settle', '--resume')
+    await working
+  }
+}
+
+function describe(
+  contenders: readonly Contender[],
+  sizeBytes: number,
+  measured: Measured,
+  latencies: Latencies,
+): BenchReport {
+  const rows: string[][] = []
+  const records: Record<string, unknown>[] = []
+  for (const [workload, results] of measured) {
+    const isBulk = !workload.blockSizes.startsWith('4k')
+    const rates = results.map((one) =>
+      one.map((result) => (isBulk ? result.bytesPerSecond / 1e6 : result.iops / 1e3)),
+    )
+    rows.push([
+      `${workload.name} (${isBulk ? 'MB/s' : 'kIOPS'})`,
+      ...rates.map((rate) => `${median(rate).toFixed(1)} ±${(spread(rate) * 50).toFixed(0)} %`),
+      median(pairRatios(rates[1], rates[0])).toFixed(2),
+      median(pairRatios(rates[1], rates[3])).toFixed(2),
+    ])
+    records.push({ workload, results })
+  }
+  const names = contenders.map(({ name }) => name)
+  const header = ['', ...names, 'lz4 ÷ raw', 'lz4 ÷ qcow2']
+  const { idleUs, settlingUs, reclaimingUs } = latencies
+  const guests = [
+    ['guest alone', median(idleUs).toFixed(0), ''],
+    ...[
+      { name: 'beside settling', us: settlingUs },
+      { name: 'beside reclaiming', us: reclaimingUs },
+    ].map(({ name, us }) => [
+      name,
+      median(us).toFixed(0),
+      median(pairRatios(us, idleUs)).toFixed(2),
+    ]),
+  ]
+  const p99 = table([`p99 of ${GUEST.name}`, 'µs', '÷ alone'], guests)
+  return {
+    text: `${formatSize(sizeBytes)} of a real image\n\n${table(header, rows)}\n\n${p99}`,
+    json: { sizeBytes, contenders: names, workloads: records, latencies },
+  }
+}
