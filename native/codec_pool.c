@@ -1,7 +1,8 @@
 /*
  * Frames for JavaScript: decoding at once, encoding at once or on threads of our own. Those run at
  * a low priority, so that a guest's request comes before a compressor; libuv's threads could not
- * be told so. Not at the lowest: a host that is always busy would never get its disks settled. Each environment of Node has its own, made when first needed.
+ * be told so. Not at the lowest: a host that is always busy would never get its disks settled.
+ * Each environment of Node has its own, made when first needed.
  */
 #include "codec.h"
 #include "varve.h"
