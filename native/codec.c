@@ -12,7 +12,7 @@
 enum { LZ4_LEVEL = 6, ZSTD_LEVEL = 9 };
 /* Encoding must save a sixteenth, or the frame is stored as it is. */
 enum { SAVED_DIVISOR = 16 };
-/* Checksum flag, reserved bit and dictionary id of a zstd frame's descriptor: all are zero in ours. */
+/* Checksum flag, reserved bit and dictionary id of a zstd frame's descriptor: all zero in ours. */
 enum { ZSTD_DESCRIPTOR_OFFSET = 4, ZSTD_DESCRIPTOR_FOREIGN = 0x0f };
 
 struct codec {

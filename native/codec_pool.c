@@ -104,7 +104,8 @@ static struct pool *pool_of(napi_env env) {
   if (data != NULL) return data;
   struct pool *pool = calloc(1, sizeof *pool);
   struct codec *codec = codec_create();
-  if (pool == NULL || codec == NULL || napi_set_instance_data(env, pool, finalize, NULL) != napi_ok) {
+  if (pool == NULL || codec == NULL ||
+      napi_set_instance_data(env, pool, finalize, NULL) != napi_ok) {
     codec_free(codec);
     free(pool);
     varve_throw(env, "out of memory");
