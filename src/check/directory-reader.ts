@@ -24,6 +24,9 @@ interface PageFault {
   reason: string
 }
 
+/** Even where what is missing would have been zeros: whoever reads it meets the end of the file. */
+const CUT_OFF: PageFault = { code: 'directory-corrupt', reason: 'are cut off' }
+
 export class DirectoryReader {
   readonly #reader: PoolReader
   readonly #checksum: Checksum
@@ -48,11 +51,13 @@ export class DirectoryReader {
     places: Uint32Array,
     footer: SegmentFooter,
     settled: SettledLayout,
+    sizeBytes: number,
   ): Promise<void> {
     const { segment } = footer
     for (let page = 0; page < TABLE_PAGE_COUNT; page += 1) {
       if (settled.directoryBytes[page] === 0) continue
-      const fault = await this.#readPage(footer, settled, page)
+      const endBytes = directoryPageOffset(settled, page) + settled.directoryBytes[page]
+      const fault = endBytes > sizeBytes ? CUT_OFF : await this.#readPage(footer, settled, page)
       if (fault !== null) {
         table.pageFindings[page] = this.#complain(segment, page, fault)
         continue

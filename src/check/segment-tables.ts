@@ -8,7 +8,7 @@ import type { Codecs } from '../base/codec.ts'
 import { SEGMENT_SLOT_COUNT } from '../base/units.ts'
 import { PLACE_DEAD, placeKind } from '../format/directory.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
-import type { SegmentFooter, SettledLayout } from '../format/segment.ts'
+import type { SegmentFooter } from '../format/segment.ts'
 import {
   SegmentKind,
   TABLE_PAGE_COUNT,
@@ -93,7 +93,10 @@ export class SegmentTables {
     let table = this.#tables.get(id)
     if (table === undefined) {
       const { footer } = segment
-      table = footer === null ? await this.#rebuild(segment) : await this.#readSealed(footer)
+      table =
+        footer === null
+          ? await this.#rebuild(segment)
+          : await this.#readSealed(footer, segment.sizeBytes)
       for (const oldest of this.#tables.keys()) {
         if (this.#tables.size < TABLE_COUNT_MAX) break
         this.#tables.delete(oldest)
@@ -104,17 +107,12 @@ export class SegmentTables {
     return table
   }
 
-  async #readSealed(footer: SegmentFooter): Promise<SegmentTable> {
+  async #readSealed(footer: SegmentFooter, sizeBytes: number): Promise<SegmentTable> {
     const { settled } = footer
-    return settled === undefined
-      ? await this.#read(footer)
-      : await this.#readDirectory(footer, settled)
-  }
-
-  async #readDirectory(footer: SegmentFooter, settled: SettledLayout): Promise<SegmentTable> {
+    if (settled === undefined) return await this.#read(footer)
     const places = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
     const table = new SegmentTable(places)
-    await this.#directories.fill(table, places, footer, settled)
+    await this.#directories.fill(table, places, footer, settled, sizeBytes)
     return table
   }
 

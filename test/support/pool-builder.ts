@@ -45,8 +45,9 @@ export interface BuiltRecord {
   sequence: number
 }
 
-interface BuiltSegment {
+export interface BuiltSegment {
   kind: SegmentKind
+  /** By slot; longer than a block where a settled segment has frames or its directory. */
   pages: Map<number, Uint8Array>
   table: Uint32Array
   usedSlotCount: number
@@ -216,6 +217,9 @@ export class PoolBuilder {
   }
 }
 
+/** Most that the arena has in one piece. */
+const WRITE_BYTES = 2 ** 20
+
 async function writeFile(
   io: Io,
   path: string,
@@ -224,13 +228,16 @@ async function writeFile(
 ): Promise<void> {
   const file = await io.open(path, 'create')
   if (sizeBytes > 0) await io.truncate(file, sizeBytes)
-  for (const [slot, bytes] of pages) {
-    const piece = io.arena.allocate(bytes.length)
-    io.arena.memory.set(bytes, piece)
-    const vector = { pairs: Uint32Array.of(piece, bytes.length), count: 1 }
-    const result = io.writeSync(file, slot * BLOCK_SIZE_BYTES, vector)
-    io.arena.free(piece, bytes.length)
-    if (result !== bytes.length) throw new Error(`cannot write ${path}: ${result}`)
+  for (const [slot, page] of pages) {
+    for (let from = 0; from < page.length; from += WRITE_BYTES) {
+      const bytes = page.subarray(from, from + WRITE_BYTES)
+      const piece = io.arena.allocate(bytes.length)
+      io.arena.memory.set(bytes, piece)
+      const vector = { pairs: Uint32Array.of(piece, bytes.length), count: 1 }
+      const result = io.writeSync(file, slot * BLOCK_SIZE_BYTES + from, vector)
+      io.arena.free(piece, bytes.length)
+      if (result !== bytes.length) throw new Error(`cannot write ${path}: ${result}`)
+    }
   }
   await io.close(file)
 }

@@ -18,6 +18,8 @@ export interface SampleHooks {
   middle?: (entries: NodeEntries, leafSlot: number) => void
   lines?: (lines: ({ disk: DiskState } | { removed: number[] })[]) => void
   superblock?: (superblock: Superblock) => void
+  /** The 512 blocks that "c" is an import of. */
+  imported?: (blocks: Uint8Array[]) => void
   /** Appends to the open segment 3 after everything else. */
   log?: (builder: PoolBuilder) => void
 }
@@ -78,9 +80,10 @@ function buildFirstSegment(builder: PoolBuilder, hooks: SampleHooks): Omit<Sampl
 }
 
 /** Segment 2: an import with one huge entry. */
-function buildImport(builder: PoolBuilder): number {
+function buildImport(builder: PoolBuilder, hooks: SampleHooks): number {
   builder.addSegment(2, SegmentKind.bulk)
   const blocks = Array.from({ length: 512 }, (_, i) => blockOf(1000 + i))
+  hooks.imported?.(blocks)
   const first = builder.addBlocks(2, blocks)
   const middle = builder.addBlocks(2, [nodeOf({ 0: [KIND_HUGE, 2, first] })])
   const upper = builder.addBlocks(2, [nodeOf({ 0: [KIND_NODE, 2, middle] })])
@@ -92,7 +95,7 @@ function buildImport(builder: PoolBuilder): number {
 export function buildSample(checksum: Checksum, hooks: SampleHooks = {}): Sample {
   const builder = new PoolBuilder(checksum)
   const sample: Sample = { builder, ...buildFirstSegment(builder, hooks) }
-  sample.importSlot = buildImport(builder)
+  sample.importSlot = buildImport(builder, hooks)
   const previous = { segment: 1, slot: sample.fullSlot, blockCount: 1 }
   const catalogue = builder.addPart(1, PartKind.delta, previous, [
     { disk: volume(3, 'b', null) },
