@@ -1,10 +1,10 @@
 /**
- * Gathers blocks and writes them as frames, one behind the other. While one batch is being encoded
- * on another thread, the next is gathered.
+ * Gathers blocks and writes them as frames, one behind the other. While some batches are being
+ * encoded on other threads, the next is gathered.
  */
 import type { Codecs } from '../base/codec.ts'
 import { Codec, FRAME_BYTES_MAX } from '../base/codec.ts'
-import { assert } from '../base/assert.ts'
+import { assert, must } from '../base/assert.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { frameWord0, frameWord1 } from '../format/directory.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
@@ -12,6 +12,8 @@ import { allocateArena } from '../io/arena.ts'
 import type { Io } from '../io/io.ts'
 
 const BATCH_BYTES = 512 * 1024
+/** One for each of the codecs' threads, and one to be filled. */
+const BATCH_COUNT = 3
 const BATCH_BLOCK_COUNT: number = BATCH_BYTES / BLOCK_SIZE_BYTES
 
 /**
@@ -46,8 +48,11 @@ export class FrameWriter {
   readonly #codecs: Codecs
   readonly #codec: Codec
   readonly #sink: FrameSink
+  readonly #batches: readonly Batch[]
+  readonly #free: Batch[]
+  /** In the order in which they will be written. */
+  readonly #encoding: Batch[] = []
   #filling: Batch
-  #encoding: Batch
   #offsetBytes: number = PAGE_SIZE_BYTES
 
   private constructor(io: Io, codecs: Codecs, codec: Codec, sink: FrameSink, batches: Batch[]) {
@@ -55,13 +60,14 @@ export class FrameWriter {
     this.#codecs = codecs
     this.#codec = codec
     this.#sink = sink
-    this.#filling = batches[0]
-    this.#encoding = batches[1]
+    this.#batches = batches
+    this.#free = [...batches]
+    this.#filling = must(this.#free.pop(), 'a batch to fill')
   }
 
   static async create(io: Io, codecs: Codecs, codec: Codec, sink: FrameSink): Promise<FrameWriter> {
     const batches: Batch[] = []
-    for (let i = 0; i < 2; i += 1) {
+    for (let i = 0; i < BATCH_COUNT; i += 1) {
       batches.push({
         source: Buffer.allocUnsafe(BATCH_BYTES),
         slots: new Uint16Array(BATCH_BLOCK_COUNT),
@@ -79,7 +85,7 @@ export class FrameWriter {
     return this.#offsetBytes - PAGE_SIZE_BYTES
   }
 
-  /** Copies one block of the arena. Waits when both batches are full. */
+  /** Copies one block of the arena. Waits when all batches are full. */
   async add(slot: number, arenaOffset: number): Promise<void> {
     const batch = this.#filling
     const at = batch.count * BLOCK_SIZE_BYTES
@@ -92,22 +98,19 @@ export class FrameWriter {
   /** Writes what is left. */
   async finish(): Promise<void> {
     if (this.#filling.count > 0) await this.#encodeFilled()
-    await this.#writeEncoded()
+    while (this.#encoding.length > 0) await this.#writeOldest()
   }
 
   /** Gives the memory back once no other thread uses it. */
   async close(): Promise<void> {
-    for (const batch of [this.#filling, this.#encoding]) {
+    for (const batch of this.#batches) {
       await batch.encoding?.catch(() => undefined)
       this.#io.arena.free(batch.target, BATCH_BYTES)
     }
   }
 
   async #encodeFilled(): Promise<void> {
-    await this.#writeEncoded()
     const batch = this.#filling
-    this.#filling = this.#encoding
-    this.#encoding = batch
     batch.encoding = this.#codecs.encode(
       this.#codec,
       batch.source,
@@ -120,16 +123,19 @@ export class FrameWriter {
     )
     // Awaited by the next to write; a failure before that must not go unhandled.
     batch.encoding.catch(() => undefined)
+    this.#encoding.push(batch)
+    if (this.#free.length === 0) await this.#writeOldest()
+    this.#filling = must(this.#free.pop(), 'a batch that was written')
   }
 
-  async #writeEncoded(): Promise<void> {
-    const batch = this.#encoding
-    if (batch.encoding === null) return
-    const storedBytes = await batch.encoding
+  async #writeOldest(): Promise<void> {
+    const batch = must(this.#encoding.shift(), 'a batch being encoded')
+    const storedBytes = await must(batch.encoding, 'its encoding')
     batch.encoding = null
     this.#sink.write(this.#offsetBytes, batch.target, storedBytes)
     this.#placeAll(batch, storedBytes)
     batch.count = 0
+    this.#free.push(batch)
   }
 
   #placeAll(batch: Batch, storedBytes: number): void {
