@@ -1,7 +1,7 @@
 /**
  * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
  *
- *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones|space|import|settled [options]
+ *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones|space|import|settled|crowd [options]
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, release, tmpdir } from 'node:os'
@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { tryParseSize } from '../src/base/units.ts'
 import { benchClones } from './bench/clones.ts'
+import { benchCrowd } from './bench/crowd.ts'
 import { benchFuse } from './bench/fuse.ts'
 import { benchImport } from './bench/import.ts'
 import { benchMemory } from './bench/memory.ts'
@@ -30,6 +31,7 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>
   space: benchSpace,
   import: benchImport,
   settled: benchSettled,
+  crowd: benchCrowd,
 }
 
 const USAGE = `Usage: npm run bench -- BENCHMARK [options]
@@ -43,6 +45,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK [options]
   space       what a corpus of images takes, beside btrfs, qcow2, borg, restic and others
   import      a raw image into a pool, beside qemu-img convert and borg create
   settled     reading what was settled, and guests beside settling and reclaiming
+  crowd       memory and disk of 100 clones of an image that all read it
 
   --rounds N       how often each measurement is repeated (5)
   --seconds N      how long each one takes (5)
@@ -51,7 +54,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK [options]
   --corpus PATH    space only: the folder of images that tools/corpus made
   --only A,B       space only: of those who are compared, by name or how it begins (all)
   --against FILE   space only: an earlier --json, for those whom --only leaves out
-  --image FILE     import, settled: the image
+  --image FILE     import, settled, crowd: the image
   --folder PATH    where to put pools and images (${tmpdir()})
   --json           print all measurements as JSON instead of a table
 `

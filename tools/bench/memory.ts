@@ -66,7 +66,7 @@ export async function benchMemory(options: BenchOptions): Promise<BenchReport> {
 }
 
 /** VmRSS of a process. */
-function residentBytes(pid: number): number {
+export function residentBytes(pid: number): number {
   const match = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
   if (match === null) throw new Error(`process ${pid} has no resident memory`)
   return Number(match[1]) * 1024

@@ -3,15 +3,12 @@
  * it was, and beside compressed qcow2; then what settling and reclaiming cost the guests that go
  * on meanwhile. docs/benchmarking.md has the method.
  */
-import { createReadStream, createWriteStream } from 'node:fs'
-import { mkdir, open, stat, truncate } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
-import { MIB, formatSize } from '../../src/base/units.ts'
-import { tryLoadBinding } from '../../src/native/binding.ts'
-import { seekData, seekHole } from '../../src/native/seek.ts'
+import { formatSize } from '../../src/base/units.ts'
 import { run, Server } from '../command.ts'
 import { table } from '../table.ts'
+import { denseImage } from './dense-image.ts'
 import { fio } from './fio.ts'
 import type { FioResult, Workload } from './fio.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
@@ -44,7 +41,7 @@ interface Contender {
 export async function benchSettled(options: BenchOptions): Promise<BenchReport> {
   if (options.imagePath === undefined) throw new Error('settled wants --image FILE')
   const image = join(options.folder, 'dense.img')
-  const sizeBytes = await dense(options.imagePath, image)
+  const sizeBytes = await denseImage(options.imagePath, image)
   options.say(`${formatSize(sizeBytes)} of data in ${options.imagePath}`)
   const contenders = await startAll(image, options)
   try {
@@ -54,31 +51,6 @@ export async function benchSettled(options: BenchOptions): Promise<BenchReport> 
   } finally {
     for (const { server } of contenders) await server.stop()
   }
-}
-
-/** The image without its holes, which everybody reads fast: a whole number of MiB. */
-async function dense(from: string, to: string): Promise<number> {
-  const binding = tryLoadBinding()
-  if (binding === null) throw new Error('the addon is missing; run tools/setup')
-  const source = await open(from, 'r')
-  let sizeBytes = 0
-  try {
-    const endBytes = (await stat(from)).size
-    for (let at = 0; at < endBytes;) {
-      const start = seekData(binding, source.fd, at, endBytes)
-      if (start < 0 || start >= endBytes) break
-      const end = seekHole(binding, source.fd, start)
-      const input = createReadStream(from, { start, end: end - 1, highWaterMark: MIB })
-      await pipeline(input, createWriteStream(to, { flags: 'a' }))
-      sizeBytes += end - start
-      at = end
-    }
-  } finally {
-    await source.close()
-  }
-  const wholeBytes = Math.floor(sizeBytes / MIB) * MIB
-  await truncate(to, wholeBytes)
-  return wholeBytes
 }
 
 async function startAll(image: string, options: BenchOptions): Promise<Contender[]> {
