@@ -154,10 +154,8 @@ export class BulkVolumeImport implements BulkImport {
     }
     // From the moment it is applied the volume owns the segments, even if the sync then fails:
     // only a recovery can tell whether the record is durable.
-    await journal(this.#core, create, () => {
-      this.#core.references.endUnfinished(this.segmentIds)
-      this.#end()
-    })
+    await journal(this.#core, create, () => this.#end())
+    this.#core.references.endUnfinished(this.segmentIds)
     return this.#owner.describe(request.name)
   }
 
@@ -181,11 +179,24 @@ export class BulkVolumeImport implements BulkImport {
   }
 
   async #writePiece(firstBlock: number, count: number, bytes: Uint8Array): Promise<void> {
-    const { io, tables } = this.#core
+    const { io, tables, cohorts } = this.#core
     verifyHealthy(this.#core)
     io.arena.memory.set(bytes, this.#piece)
     const hashes = this.#writer.hash(this.#piece, count)
-    await this.#deduper.match(this.#piece, count, hashes, this.#admits, this.#equal)
+    // What was found is not swept before it is referred to, however long that takes.
+    const cohort = cohorts.enter()
+    try {
+      await this.#deduper.match(this.#piece, count, hashes, this.#admits, this.#equal)
+      await this.#placePiece(firstBlock, count, hashes)
+    } finally {
+      cohort.leave()
+    }
+    if (tables.isDirtyFull) await writeMostNodes(this.#core)
+    await tables.pause()
+  }
+
+  /** Maps the blocks of the piece to what is stored already, or appends them. */
+  async #placePiece(firstBlock: number, count: number, hashes: Uint32Array): Promise<void> {
     for (let done = 0; done < count;) {
       if (this.#isZeroBlock(hashes, done)) {
         done += 1
@@ -200,8 +211,6 @@ export class BulkVolumeImport implements BulkImport {
         done += run
       }
     }
-    if (tables.isDirtyFull) await writeMostNodes(this.#core)
-    await tables.pause()
   }
 
   /** Blocks from `index` up to the next that is zero or stored already. */

@@ -28,7 +28,6 @@ import type { ReclaimProgress, ReclaimReport } from './types.ts'
 
 export interface ImportsInProgress {
   roots(): MapRoot[]
-  segmentIds(): number[]
 }
 
 interface Fixed {
@@ -53,6 +52,7 @@ export async function reclaim(
   run: ReclaimRun,
 ): Promise<ReclaimReport> {
   run.progress({ phase: 'checkpoint', done: 0, total: 1 })
+  core.store.verifyFolderDurable()
   const physicalBeforeBytes = await core.store.physicalBytes()
   await core.fingerprints.ready(run.pacer.pace)
   try {
@@ -97,7 +97,8 @@ async function fixState(
       const roots = []
       for (const disk of catalogue.disks()) roots.push(rootAddress(disk.root))
       for (const root of imports.roots()) roots.push(rootAddress(root))
-      const busy = new Set([...imports.segmentIds(), log.openSegmentId, log.spareSegmentId])
+      const { unfinishedIds } = core.references
+      const busy = new Set([...unfinishedIds, log.openSegmentId, log.spareSegmentId])
       const sweepableIds = store.ids().filter((id) => !busy.has(id) && store.get(id).sealed)
       core.references.beginRun(sweepableIds)
       fixed = { roots: roots.filter((root) => root !== null), parts: [], sweepableIds }

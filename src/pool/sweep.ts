@@ -123,7 +123,7 @@ export class Sweep {
         id,
         codec,
         isLive: (slot) => this.#marked.isMarked(id, slot),
-        admits: (segment, slot) => references.admits(segment, slot, null),
+        admits: (segment, slot) => references.admitsAlias(segment, slot),
         pace: this.#run.pacer.pace,
       })
       const { report } = this

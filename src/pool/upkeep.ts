@@ -110,7 +110,6 @@ export class Upkeep {
     }
     const imports = {
       roots: () => [...this.#imports].map((one) => one.root),
-      segmentIds: () => [...this.#imports].flatMap((one) => one.segmentIds),
     }
     this.#running = reclaim(this.#core, this.#checkpointer, imports, run)
     try {

@@ -7,6 +7,7 @@ import { LRUCache } from 'lru-cache'
 import { assert, must } from '../base/assert.ts'
 import type { Codec, Codecs } from '../base/codec.ts'
 import { FRAME_BYTES_MAX } from '../base/codec.ts'
+import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
 import { BuddyArena } from '../io/buddy-arena.ts'
@@ -25,6 +26,8 @@ export interface FrameWaiter {
   /** `memoryOffset` -1: it cannot be read or decoded. */
   frameReady(tag: number, memoryOffset: number): void
 }
+
+type DecodeArgs = Parameters<Codecs['decode']> extends [Codec, ...infer Rest] ? Rest : never
 
 interface CachedFrame {
   memoryOffset: number
@@ -131,23 +134,25 @@ export class FrameCache {
       source.copy(this.memory, memoryOffset, at, at + rawBytes)
     } else {
       const codec = frameCodec(word0) as Codec
-      const ok = this.#codecs.decode(
-        codec,
-        source,
-        at,
-        storedBytes,
-        this.memory,
-        memoryOffset,
-        rawBytes,
-      )
+      const args: DecodeArgs = [source, at, storedBytes, this.memory, memoryOffset, rawBytes]
       this.#decodedCount += 1
-      if (!ok) {
+      if (!this.#tryDecode(codec, args)) {
         this.#arena.free(memoryOffset, rawBytes)
         return -1
       }
     }
     this.#frames.set(keyOf(load.state, frameOffset(word0)), { memoryOffset, rawBytes })
     return memoryOffset
+  }
+
+  /** A codec that this host lacks makes the block unreadable, not the pool fall over. */
+  #tryDecode(codec: Codec, args: DecodeArgs): boolean {
+    try {
+      return this.#codecs.decode(codec, ...args)
+    } catch (error) {
+      if (error instanceof OperatingError) return false
+      throw error
+    }
   }
 
   #allocate(rawBytes: number): number {

@@ -75,6 +75,7 @@ export class SegmentStore {
   readonly #onDamage: DamageListener
   readonly #allocated: AllocatedBytes
   #nextId = 1
+  #isFolderInDoubt = false
 
   constructor(
     io: Io,
@@ -495,8 +496,29 @@ export class SegmentStore {
     }
   }
 
-  syncFolder(): Promise<void> {
-    return this.io.syncDirectory(this.#folder)
+  /**
+   * Makes names durable: which segments there are, and which were rewritten. Once that has failed
+   * it is not tried again (I10).
+   */
+  async syncFolder(): Promise<void> {
+    this.verifyFolderDurable()
+    try {
+      await this.io.syncDirectory(this.#folder)
+    } catch (error) {
+      this.#isFolderInDoubt = true
+      throw error
+    }
+  }
+
+  /**
+   * Throws `io` after a failed `syncFolder`. A power failure may then bring back what a segment was
+   * before it was rewritten, and that may point to what its new form does not.
+   */
+  verifyFolderDurable(): void {
+    if (!this.#isFolderInDoubt) return
+    throw new OperatingError('io', 'a sync of the segments’ folder has failed', {
+      hint: 'repair the disk, then reopen the pool',
+    })
   }
 
   /** What the segment takes on disk; nothing when it was deleted meanwhile. */
@@ -533,6 +555,13 @@ export class SegmentStore {
 
   noteDamage(segment: number, slot: number, fact: string): void {
     this.#onDamage(segment, slot, fact)
+  }
+
+  /** Keeps the segment's file open, as it is now, until `unpin`. */
+  async hold(id: number): Promise<SegmentState> {
+    const state = this.get(id)
+    await this.#pin(state)
+    return state
   }
 
   /** Ends a read, or whatever else kept the file open. */

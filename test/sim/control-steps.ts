@@ -1,6 +1,8 @@
 /** Random operations on the catalogue, each with what the model says must come of it. */
 import type { Prng } from '../../src/base/prng.ts'
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
+import type { BulkImport } from '../../src/pool/types.ts'
+import type { Contents } from './contents.ts'
 import { cutSectors, withVolume, withoutVolume } from './model.ts'
 import type { ModelSnapshot, ModelState, ModelVolume, Window } from './model.ts'
 import { GEOMETRY_LETTERS, geometryByName, sizesOf } from './pool-under-test.ts'
@@ -35,7 +37,7 @@ export interface ControlOperation {
 interface Draw {
   prng: Prng
   state: ModelState
-  newStamp: () => number
+  contents: Contents
 }
 
 /** Enough names to meet again, few enough to stay small. */
@@ -89,41 +91,58 @@ function drawCreate({ prng, state }: Draw): ControlOperation | null {
   return accepted(title, withVolume(state, emptyVolume(name, sizeBytes)), run)
 }
 
+/** A volume to be filled outside the log, and what with. */
+export interface ImportBody {
+  volume: ModelVolume
+  pieces: readonly { offsetBytes: number; bytes: Uint8Array }[]
+}
+
 /** Every window in pieces, some of them skipped, some of them zeros. */
-function drawImport({ prng, state, newStamp }: Draw): ControlOperation | null {
+export function drawImportBody({ prng, state, contents }: Draw): ImportBody | null {
   const name = drawName(prng)
   if (state.has(name) || state.size >= VOLUME_COUNT_MAX) return null
   const geometry = geometryByName(name)
   const volume = emptyVolume(name, Math.max(...sizesOf(geometry)))
-  const { sizeBytes } = volume
   const pieces: { offsetBytes: number; bytes: Uint8Array }[] = []
   for (const window of geometry.windows) {
     let block = 0
     while (block < window.blockCount) {
       const count = Math.min(prng.between(1, 64), window.blockCount - block)
-      const isZero = prng.chance(0.2)
       const bytes = new Uint8Array(count * BLOCK_SIZE_BYTES)
-      const first = window.sectorIndex + block * SECTORS_PER_BLOCK
-      for (let index = 0; index < count * SECTORS_PER_BLOCK; index += 1) {
-        const stamp = isZero ? 0 : newStamp()
-        volume.sectors[first + index] = stamp
-        writeStamp(bytes, index * SECTOR_BYTES, stamp)
-      }
+      const stamps = contents.draw(count)
+      volume.sectors.set(stamps, window.sectorIndex + block * SECTORS_PER_BLOCK)
+      for (const [index, stamp] of stamps.entries()) writeStamp(bytes, index * SECTOR_BYTES, stamp)
       pieces.push({ offsetBytes: (window.startBlock + block) * BLOCK_SIZE_BYTES, bytes })
       block += count
       while (prng.chance(0.2)) block += 1
     }
   }
-  const isAborted = prng.chance(0.2)
+  return { volume, pieces }
+}
+
+function drawImport(draw: Draw): ControlOperation | null {
+  const body = drawImportBody(draw)
+  if (body === null) return null
+  const { name, sizeBytes } = body.volume
+  const isAborted = draw.prng.chance(0.2)
   const run = async (pool: SimPool): Promise<unknown> => {
     const bulk = await pool.beginImport({ name, sizeBytes })
-    for (const { offsetBytes, bytes } of pieces) await bulk.write(offsetBytes, bytes)
+    for (const { offsetBytes, bytes } of body.pieces) await bulk.write(offsetBytes, bytes)
     return isAborted ? bulk.abort() : bulk.commit()
   }
   const title = `import ${name}${isAborted ? ' aborted' : ''}`
-  const operation = accepted(title, isAborted ? state : withVolume(state, volume), run)
+  const after = isAborted ? draw.state : withVolume(draw.state, body.volume)
   // An abort syncs nothing of what others wrote before it.
-  return { ...operation, isDurable: !isAborted }
+  return { ...accepted(title, after, run), isDurable: !isAborted }
+}
+
+/** The end of an import that went on beside other steps, which may have taken its name. */
+export function commitOf(state: ModelState, body: ImportBody, bulk: BulkImport): ControlOperation {
+  const { name } = body.volume
+  const title = `commit ${name}`
+  const run = (): Promise<unknown> => bulk.commit()
+  if (state.has(name)) return refused(title, 'exists', run)
+  return accepted(title, withVolume(state, body.volume), run)
 }
 
 /** One to three volumes at once, all or nothing. */

@@ -8,15 +8,9 @@ import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
 import { WRITE_FUA, ZERO_NO_HOLE } from '../../src/export/target.ts'
 import type { ExportTarget, TargetCompletion } from '../../src/export/target.ts'
 import type { Arena } from '../../src/io/arena.ts'
+import type { Contents } from './contents.ts'
 import type { Geometry, History, ModelVolume, Step, Window } from './model.ts'
-import {
-  COMMON_BLOCK_COUNT,
-  SECTORS_PER_BLOCK,
-  SECTOR_BYTES,
-  commonStamp,
-  readStamp,
-  writeStamp,
-} from './stamps.ts'
+import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp, writeStamp } from './stamps.ts'
 
 export type DataKind = 'write' | 'trim' | 'zero' | 'read' | 'flush'
 
@@ -26,8 +20,7 @@ export interface DataContext {
   history: History
   /** An open target of a volume. */
   target(volume: string): ExportTarget
-  /** The next unused stamp. */
-  newStamp: () => number
+  contents: Contents
   log: (line: string) => void
 }
 
@@ -267,14 +260,13 @@ export class DataStep implements TargetCompletion {
   }
 
   #fillWrite(request: Request): void {
-    const { prng, arena, newStamp } = this.#context
-    const isCommon = prng.chance(0.3)
+    const { arena, contents } = this.#context
     const { firstSector, sectorCount } = request.ranges[0]
+    const within = firstSector % SECTORS_PER_BLOCK
+    const stamps = contents.draw(Math.ceil((within + sectorCount) / SECTORS_PER_BLOCK))
     for (let index = 0; index < sectorCount; index += 1) {
-      const within = (firstSector + index) % SECTORS_PER_BLOCK
-      const block = Math.floor((firstSector + index) / SECTORS_PER_BLOCK)
-      const stamp = isCommon ? commonStamp(block % COMMON_BLOCK_COUNT, within) : newStamp()
-      writeStamp(arena.memory, request.arenaOffset + index * SECTOR_BYTES, stamp)
+      const at = request.arenaOffset + index * SECTOR_BYTES
+      writeStamp(arena.memory, at, stamps[within + index])
     }
   }
 

@@ -11,10 +11,14 @@ import { BLOCK_SIZE_BYTES, MIB } from '../../src/base/units.ts'
 import type { ExportTarget } from '../../src/export/target.ts'
 import { SimIo } from '../../src/io/sim-io.ts'
 import { RESERVE_FOLDER } from '../../src/pool/reserve.ts'
-import { drawControl, drawLength, mustId } from './control-steps.ts'
+import type { Compression } from '../../src/pool/types.ts'
+import { Maintenance, OpenImport } from './background.ts'
+import { Contents } from './contents.ts'
+import { commitOf, drawControl, drawImportBody, drawLength, mustId } from './control-steps.ts'
 import type { ControlKind, ControlOperation } from './control-steps.ts'
 import { DataStep, SimViolation } from './data-step.ts'
 import type { DataKind } from './data-step.ts'
+import type { Coverage } from './coverage.ts'
 import { History, cutSectors, findDifference, withVolume } from './model.ts'
 import type { ModelState, ModelVolume } from './model.ts'
 import { readState, targetResult } from './pool-under-test.ts'
@@ -31,6 +35,7 @@ export interface PoolSimOptions {
   /** Leaves out all other kinds of steps. */
   only?: readonly StepKind[]
   arenaMemory: Buffer
+  coverage?: Coverage
 }
 
 export interface PoolSimReport {
@@ -49,6 +54,10 @@ export type StepKind =
   | 'truncate'
   | 'checkpoint'
   | 'reclaim'
+  | 'settle'
+  | 'cancel'
+  | 'beginImport'
+  | 'endImport'
   | 'verify'
   | 'reopen'
   | 'crash'
@@ -64,6 +73,10 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   fill: 0.3,
   checkpoint: 2,
   reclaim: 1,
+  settle: 4,
+  cancel: 0.5,
+  beginImport: 2,
+  endImport: 2,
   verify: 1,
   reopen: 1,
   crash: 3,
@@ -92,6 +105,11 @@ const MAKES_ROOM: readonly StepKind[] = [
   'reopen',
   'crash',
 ]
+const COMPRESSIONS: readonly Compression[] = ['off', 'lz4', 'zstd']
+const OPEN_IMPORT_COUNT_MAX = 2
+const FAULT_KINDS = ['sync-error', 'write-error', 'no-space', 'room', 'slow'] as const
+/** What a fault may make of maintenance; damage is never the answer. */
+const FAULT_CODES: readonly string[] = ['no-space', 'io', 'pool-failed']
 const STEP_KINDS = Object.keys(STEP_WEIGHTS) as StepKind[]
 
 /** The world ended while something was waited for. */
@@ -131,6 +149,9 @@ class PoolSim {
   readonly #stepWeights: number[]
   readonly #dataWeights: number[]
   readonly #requestCountMax: number
+  readonly #contents: Contents
+  #maintenance: Maintenance | null = null
+  #openImports: OpenImport[] = []
   #io: SimIo
   #pool: SimPool | null = null
   #isCreated = false
@@ -165,6 +186,7 @@ class PoolSim {
     this.#dataWeights = DATA_KINDS.map((kind) => factor() * (kind === 'flush' ? 0.3 : 1))
     this.#dataWeights[0] += 1
     this.#requestCountMax = this.#prng.pick([1, 2, 8, 24])
+    this.#contents = new Contents(this.#prng, () => this.#newStamp())
   }
 
   get events(): string[] {
@@ -185,6 +207,8 @@ class PoolSim {
       const kind = STEP_KINDS[this.#prng.weighted(this.#stepWeights)]
       try {
         await this.#step(kind)
+        if (this.#maintenance?.isDone === true) this.#judgeMaintenance()
+        this.#verifyNoDamage()
         if (this.#hasFailed) await this.#leaveFailed()
       } catch (error) {
         if (!(error instanceof Crashed)) throw error
@@ -212,7 +236,17 @@ class PoolSim {
       case 'checkpoint':
         return this.#checkpoint()
       case 'reclaim':
-        return this.#reclaim()
+        return this.#upkeep(null)
+      case 'settle':
+        return this.#upkeep(this.#prng.pick(COMPRESSIONS))
+      case 'cancel':
+        this.#note('cancel')
+        this.#maintenance?.cancel()
+        return
+      case 'beginImport':
+        return this.#beginImport()
+      case 'endImport':
+        return this.#endImport()
       case 'verify':
         return this.#verify()
       case 'reopen':
@@ -269,7 +303,7 @@ class PoolSim {
       arena: this.#io.arena,
       history: this.#history,
       target: (volume) => this.#target(volume),
-      newStamp: () => this.#newStamp(),
+      contents: this.#contents,
       log: (line) => this.#note(line),
     })
   }
@@ -311,9 +345,12 @@ class PoolSim {
     const operation = drawControl(kind, {
       prng: this.#prng,
       state: this.#history.latest,
-      newStamp: () => this.#newStamp(),
+      contents: this.#contents,
     })
-    if (operation === null) return
+    if (operation !== null) await this.#control(operation)
+  }
+
+  async #control(operation: ControlOperation): Promise<void> {
     this.#note(`${operation.title}${operation.code === null ? '' : ` (must be ${operation.code})`}`)
     for (const name of operation.closes) this.#closeTarget(name)
     const pool = this.#mustPool()
@@ -387,24 +424,106 @@ class PoolSim {
 
   async #checkpoint(): Promise<void> {
     this.#note('checkpoint')
-    await this.#maintain(this.#mustPool().checkpoint())
+    try {
+      await this.#drive(this.#mustPool().checkpoint())
+    } catch (error) {
+      this.#judgeFault(error)
+    }
     if (!this.#hasFailed) this.#history.requireAll()
   }
 
-  async #reclaim(): Promise<void> {
-    this.#note('reclaim')
-    await this.#maintain(this.#mustPool().reclaim())
+  /** A reclaim, or a settle, waited for or not. */
+  async #upkeep(compression: Compression | null): Promise<void> {
+    await this.#joinMaintenance()
+    if (this.#hasFailed) return
+    const prng = this.#prng
+    const work = new Maintenance(this.#mustPool(), compression)
+    this.#maintenance = work
+    this.#note(work.title)
+    if (prng.chance(0.15)) this.#io.setTimer(prng.below(prng.pick([5, 50])), () => work.cancel())
+    if (prng.chance(0.4)) await this.#joinMaintenance()
   }
 
-  async #maintain(work: Promise<unknown>): Promise<void> {
-    try {
-      await this.#drive(work)
-    } catch (error) {
-      if (!(error instanceof VarveError) || !this.#options.faults) throw error
-      this.#judgeNoSpace(error.code, 'a checkpoint or a reclaim')
-      this.#note(`  refused: ${error.code}: ${error.message}`)
-      this.#noteFailure(error.message)
+  async #joinMaintenance(): Promise<void> {
+    if (this.#maintenance === null) return
+    await this.#drive(this.#maintenance.whenDone())
+    this.#judgeMaintenance()
+  }
+
+  #judgeMaintenance(): void {
+    const { title, report, error, isCanceled } = this.#maintenance as Maintenance
+    this.#maintenance = null
+    this.#note(`  ${title} ended: ${error instanceof Error ? error.message : 'well'}`)
+    const { coverage, faults } = this.#options
+    if (report !== null) {
+      coverage?.addReport(report)
+      if (report.skippedSegmentCount > 0 && !faults) {
+        throw new SimViolation('a segment was skipped, without a fault')
+      }
+      return
     }
+    if (isCanceled && error instanceof VarveError && error.code === 'canceled') {
+      if (coverage !== undefined) coverage.canceledRunCount += 1
+      return
+    }
+    this.#judgeFault(error)
+  }
+
+  #judgeFault(error: unknown): void {
+    const isFault = error instanceof VarveError && FAULT_CODES.includes(error.code)
+    if (!isFault || !this.#options.faults) throw error
+    this.#judgeNoSpace(error.code, 'a checkpoint or a reclaim')
+    this.#note(`  refused: ${error.code}: ${error.message}`)
+    this.#noteFailure(error.message)
+  }
+
+  #beginImport(): void {
+    if (this.#openImports.length >= OPEN_IMPORT_COUNT_MAX) return
+    const prng = this.#prng
+    const body = drawImportBody({ prng, state: this.#history.latest, contents: this.#contents })
+    if (body === null) return
+    this.#note(`begin import ${body.volume.name}`)
+    const delayMs = prng.pick([0, 1, 10])
+    const delay = (): number => (delayMs === 0 ? 0 : prng.below(delayMs))
+    this.#openImports.push(new OpenImport(this.#mustPool(), this.#io, body, delay))
+  }
+
+  async #endImport(): Promise<void> {
+    const one = this.#openImports.shift()
+    if (one === undefined) return
+    const { name } = one.body.volume
+    const isCommitted = this.#prng.chance(0.75)
+    this.#note(`end import ${name}: ${isCommitted ? 'commit' : 'abort'}`)
+    // An abort may come while a piece is on its way.
+    if (isCommitted || one.bulk === null) await this.#drive(one.whenWritten())
+    else one.stop()
+    const { coverage } = this.#options
+    if (isCommitted && one.error === null && one.bulk !== null) {
+      const operation = commitOf(this.#history.latest, one.body, one.bulk)
+      await this.#control(operation)
+      if (operation.code === null && coverage !== undefined) coverage.committedImportCount += 1
+    } else if (coverage !== undefined) coverage.abortedImportCount += 1
+    if (one.error !== null) this.#judgeRefusal({ code: null }, one.error)
+    if (!this.#hasFailed) await this.#abortImport(one)
+  }
+
+  /** Gives back what was not committed; after a commit that does nothing. */
+  async #abortImport(one: OpenImport): Promise<void> {
+    try {
+      await this.#drive(one.bulk?.abort() ?? Promise.resolve())
+    } catch (error) {
+      this.#judgeFault(error)
+    }
+  }
+
+  #stopImports(): void {
+    for (const one of this.#openImports) one.stop()
+    this.#openImports = []
+  }
+
+  #verifyNoDamage(): void {
+    const { damage } = this.#maker
+    if (damage.length > 0) throw new SimViolation(`blocks were damaged:\n${damage.join('\n')}`)
   }
 
   /** Nothing is in flight: what the pool shows must be the model's latest state. */
@@ -417,9 +536,9 @@ class PoolSim {
 
   #injectFault(): void {
     const prng = this.#prng
-    const aim = { path: prng.pick(['segment', '']), skip: prng.below(6), times: 1 }
+    const aim = { path: prng.pick(['segment', '', '.settling']), skip: prng.below(6), times: 1 }
     const errno = Errno.EIO
-    const kind = prng.pick(['sync-error', 'write-error', 'no-space', 'room', 'slow'] as const)
+    const kind = prng.pick(FAULT_KINDS)
     this.#note(`fault ${kind} skip=${aim.skip}`)
     if (kind === 'room') this.#io.disk.setCapacity(2 ** 40)
     else if (kind === 'slow') this.#io.setSlowness(prng.pick([0.1, 1, 10]))
@@ -466,6 +585,7 @@ class PoolSim {
   /** I10: a failed pool takes no writes, serves reads, says why; reopening recovers. */
   async #leaveFailed(): Promise<void> {
     this.#hasFailed = false
+    this.#stopImports()
     const pool = this.#mustPool()
     const { failure } = await this.#drive(pool.info())
     if (failure !== null) {
@@ -515,7 +635,10 @@ class PoolSim {
     const pool = this.#mustPool()
     this.#io.disk.clearFaults()
     this.#giveRoom()
+    this.#stopImports()
+    this.#maintenance?.cancel()
     await this.#drive(pool.close())
+    if (this.#maintenance !== null) await this.#joinMaintenance()
     this.#pool = null
     this.#history.requireAll()
   }
@@ -525,6 +648,8 @@ class PoolSim {
     for (;;) {
       this.#targets.clear()
       this.#pool = null
+      this.#stopImports()
+      this.#maintenance = null
       if (this.#io.isDead) {
         this.#report.crashCount += 1
         this.#io = this.#io.reboot()
@@ -555,6 +680,7 @@ class PoolSim {
     this.#pool = await this.#drive(this.#maker.open(this.#io))
     const found = await this.#drive(readState(this.#io, this.#pool))
     this.#turnsLeft = Infinity
+    this.#verifyNoDamage()
     const fault = this.#history.adopt(found)
     if (fault !== null) throw new SimViolation(`recovery shows an illegal state:\n${fault}`)
   }

@@ -17,6 +17,8 @@ export interface SimPool extends PoolOperations {
 }
 
 export interface PoolMaker {
+  /** What reads met that did not match its checksum, since the maker was made. */
+  readonly damage: readonly string[]
   create(io: Io): Promise<SimPool>
   open(io: Io): Promise<SimPool>
   /** Judges a closed or crashed pool offline; complaints, none when it is sound. */

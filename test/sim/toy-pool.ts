@@ -296,6 +296,7 @@ export function toyMaker(mistake: ToyMistake): PoolMaker {
   const make = (io: Io, state: ToyState): SimPool =>
     operationsOf(new ToyPool(io, state, mistake)) as SimPool
   return {
+    damage: [],
     create: async (io) => {
       await io.createDirectory('/pool')
       await io.syncDirectory('/')

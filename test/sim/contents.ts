@@ -1,0 +1,65 @@
+/**
+ * What is written, as stamps a sector. Much of it has been written before: by the same step or an
+ * earlier one, to disks that may be gone by now, in runs that lie as they lay or are cut anew. So
+ * there is something to deduplicate, with neighbours, and dead blocks are met again.
+ */
+import type { Prng } from '../../src/base/prng.ts'
+import { COMMON_BLOCK_COUNT, SECTORS_PER_BLOCK, commonStamp } from './stamps.ts'
+
+/** Runs remembered: enough that old ones have been deleted, settled, or deleted and settled. */
+const RUN_COUNT_MAX = 64
+
+export class Contents {
+  readonly #prng: Prng
+  readonly #newStamp: () => number
+  readonly #runs: Uint32Array[] = []
+
+  constructor(prng: Prng, newStamp: () => number) {
+    this.#prng = prng
+    this.#newStamp = newStamp
+  }
+
+  /** Stamps for `blockCount` blocks. */
+  draw(blockCount: number): Uint32Array {
+    const sectors = this.#draw(blockCount)
+    if (this.#runs.length < RUN_COUNT_MAX) this.#runs.push(sectors)
+    else this.#runs[this.#prng.below(RUN_COUNT_MAX)] = sectors
+    return sectors
+  }
+
+  #draw(blockCount: number): Uint32Array {
+    const kind = this.#prng.weighted([4, 3, 5, 1])
+    if (kind === 2 && this.#runs.length > 0) return this.#repeat(blockCount)
+    if (kind === 3) return new Uint32Array(blockCount * SECTORS_PER_BLOCK)
+    const first = kind === 1 ? this.#prng.below(COMMON_BLOCK_COUNT) : -1
+    return this.#fresh(blockCount, first)
+  }
+
+  /** New stamps; or, from `commonBlock` on, those that every run has. */
+  #fresh(blockCount: number, commonBlock: number): Uint32Array {
+    return Uint32Array.from({ length: blockCount * SECTORS_PER_BLOCK }, (_, index) => {
+      if (commonBlock < 0) return this.#newStamp()
+      const block = commonBlock + Math.floor(index / SECTORS_PER_BLOCK)
+      return commonStamp(block % COMMON_BLOCK_COUNT, index % SECTORS_PER_BLOCK)
+    })
+  }
+
+  /** Parts of earlier runs, one behind the other, with a new block here and there. */
+  #repeat(blockCount: number): Uint32Array {
+    const prng = this.#prng
+    const sectors = new Uint32Array(blockCount * SECTORS_PER_BLOCK)
+    for (let block = 0; block < blockCount;) {
+      const run = prng.pick(this.#runs)
+      const runBlocks = run.length / SECTORS_PER_BLOCK
+      const from = prng.below(runBlocks)
+      const count = Math.min(runBlocks - from, blockCount - block)
+      const end = (from + count) * SECTORS_PER_BLOCK
+      sectors.set(run.subarray(from * SECTORS_PER_BLOCK, end), block * SECTORS_PER_BLOCK)
+      block += count
+      if (block >= blockCount || !prng.chance(0.2)) continue
+      sectors.set(this.#fresh(1, -1), block * SECTORS_PER_BLOCK)
+      block += 1
+    }
+    return sectors
+  }
+}
