@@ -1,7 +1,6 @@
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { PoolCore } from './core.ts'
 import type { Disk } from './disk.ts'
-import { MarkBitmap, UnmarkedCounter } from './mark.ts'
 import type { SnapshotInfo, VolumeInfo } from './types.ts'
 
 /** Bytes with a block of their own in the disk's map, counted on a copy that stays as it is. */
@@ -53,25 +52,6 @@ export async function describeVolume(core: PoolCore, disk: Disk): Promise<Volume
     info.snapshots.push(await describeSnapshot(core, snapshot))
   }
   return info
-}
-
-/** Bytes, nodes included, that only `victims` refer to. Costs a walk over all maps. */
-export async function exclusiveBytes(core: PoolCore, victims: readonly Disk[]): Promise<number> {
-  const gone = new Set(victims)
-  const kept = [...core.catalogue.disks()].filter((disk) => !gone.has(disk))
-  const keptRoots = kept.map((disk) => captureRoot(core, disk))
-  const goneRoots = victims.map((disk) => captureRoot(core, disk))
-  const cohort = core.cohorts.enter()
-  try {
-    const marked = new MarkBitmap()
-    for (const root of keptRoots) await core.tables.walk(root, marked)
-    const counter = new UnmarkedCounter(marked)
-    for (const root of goneRoots) await core.tables.walk(root, counter)
-    return counter.count * BLOCK_SIZE_BYTES
-  } finally {
-    for (const root of [...keptRoots, ...goneRoots]) core.tables.releaseRoot(root)
-    cohort.leave()
-  }
 }
 
 /** A copy of the disk's map that no later write changes. */

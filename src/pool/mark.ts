@@ -78,29 +78,3 @@ export async function markAliases(
     await pace()
   }
 }
-
-/** Counts what a walk meets that `marked` does not have: what only the walked disks refer to. */
-export class UnmarkedCounter implements MapVisitor {
-  readonly #marked: MarkBitmap
-  readonly #seen: MarkBitmap = new MarkBitmap()
-
-  constructor(marked: MarkBitmap) {
-    this.#marked = marked
-  }
-
-  /** Blocks and nodes. */
-  get count(): number {
-    return this.#seen.markedCount
-  }
-
-  enterNode(segment: number, slot: number): boolean {
-    if (this.#marked.isMarked(segment, slot)) return false
-    return this.#seen.enterNode(segment, slot)
-  }
-
-  blocks(segment: number, slot: number, count: number): void {
-    for (let i = 0; i < count; i += 1) {
-      if (!this.#marked.isMarked(segment, slot + i)) this.#seen.blocks(segment, slot + i, 1)
-    }
-  }
-}

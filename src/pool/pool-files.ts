@@ -14,7 +14,6 @@ import type { CopyRequest } from './copy-range.ts'
 import { copyRange } from './copy-range.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
-import { exclusiveBytes } from './describe.ts'
 import type { Disk } from './disk.ts'
 import type { DiskReads } from './disk-read.ts'
 import { DiskTarget } from './disk-target.ts'
@@ -27,6 +26,7 @@ import {
   renameById,
   snapshotById,
 } from './volumes.ts'
+import type { SpaceUsage } from './usage.ts'
 import type { WriteQueue } from './write-queue.ts'
 
 export interface FileEntry {
@@ -47,11 +47,13 @@ export class PoolFiles {
   readonly #core: PoolCore
   readonly #reads: DiskReads
   readonly #writes: WriteQueue
+  readonly #usage: SpaceUsage
 
-  constructor(core: PoolCore, reads: DiskReads, writes: WriteQueue) {
+  constructor(core: PoolCore, reads: DiskReads, writes: WriteQueue, usage: SpaceUsage) {
     this.#core = core
     this.#reads = reads
     this.#writes = writes
+    this.#usage = usage
   }
 
   /** By name. */
@@ -109,9 +111,9 @@ export class PoolFiles {
     }
   }
 
-  /** Bytes that no other disk refers to. Costs a walk over all maps. */
+  /** Stored bytes that no other disk reaches. Costs a walk over all maps. */
   async exclusiveBytes(id: number): Promise<number> {
-    return exclusiveBytes(this.#core, [this.#must(id)])
+    return this.#usage.exclusiveBytes([this.#must(id)])
   }
 
   async space(): Promise<{ totalBytes: number; freeBytes: number }> {

@@ -25,13 +25,7 @@ import { BulkVolumeImport } from './bulk-import.ts'
 import type { Checkpointer } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import type { DamageListener } from '../segment/segment-store.ts'
-import {
-  captureRoot,
-  describeSnapshot,
-  describeVolume,
-  exclusiveBytes,
-  mappedBytes,
-} from './describe.ts'
+import { captureRoot, describeSnapshot, describeVolume, mappedBytes } from './describe.ts'
 import type { Disk } from './disk.ts'
 import { DiskReads } from './disk-read.ts'
 import { DiskTarget } from './disk-target.ts'
@@ -57,9 +51,12 @@ import type {
   RemoveRequest,
   SnapshotInfo,
   UpkeepStatus,
+  UsageProgress,
+  UsageReport,
   VolumeInfo,
 } from './types.ts'
 import { Upkeep } from './upkeep.ts'
+import { SpaceUsage } from './usage.ts'
 import {
   cloneDisk,
   createVolume,
@@ -132,6 +129,7 @@ export class Pool implements PoolOperations {
   readonly #writes: WriteQueue
   readonly #imports: Set<BulkVolumeImport>
   readonly #upkeep: Upkeep
+  readonly #usage: SpaceUsage
   readonly #options: Required<OpenPoolOptions>
   #background: Promise<void> | null = null
   #reportedFailure = false
@@ -147,7 +145,8 @@ export class Pool implements PoolOperations {
     this.#upkeep = new Upkeep(core, checkpointer, imports, options.idleCompression)
     this.#reads = new DiskReads(opened.core)
     this.#writes = new WriteQueue(opened.core, () => this.#afterAppend())
-    this.files = new PoolFiles(opened.core, this.#reads, this.#writes)
+    this.#usage = new SpaceUsage(core, checkpointer, imports)
+    this.files = new PoolFiles(opened.core, this.#reads, this.#writes, this.#usage)
   }
 
   /** Makes a new pool. Rejects `exists` when there is one, or the operating system's error. */
@@ -293,7 +292,11 @@ export class Pool implements PoolOperations {
     return this.volume(await restoreVolume(this.#core, name))
   }
 
-  async remove(request: RemoveRequest): Promise<RemoveReport> {
+  async remove(
+    request: RemoveRequest,
+    signal?: AbortSignal,
+    progress?: (progress: UsageProgress) => void,
+  ): Promise<RemoveReport> {
     if (!request.dryRun) {
       const removed = await removeDisks(this.#core, () => disksToRemove(this.#core, request))
       this.#upkeep.noteChange()
@@ -301,7 +304,16 @@ export class Pool implements PoolOperations {
     }
     const disks = disksToRemove(this.#core, request)
     const removed = disks.map((disk) => this.#core.catalogue.nameOf(disk))
-    return { removed, freedBytes: await exclusiveBytes(this.#core, disks) }
+    const freedBytes = await this.#usage.exclusiveBytes(disks, { signal, progress })
+    return { removed, freedBytes }
+  }
+
+  usage(
+    by: string,
+    signal?: AbortSignal,
+    progress?: (progress: UsageProgress) => void,
+  ): Promise<UsageReport> {
+    return this.#usage.report(by, { signal, progress })
   }
 
   rename(from: string, to: string): Promise<void> {
@@ -403,6 +415,7 @@ export class Pool implements PoolOperations {
     const { log, cohorts } = this.#core
     try {
       for (const bulk of [...this.#imports]) await bulk.abort()
+      await this.#usage.close()
       await this.#upkeep.close()
       await this.#background?.catch(() => undefined)
       assert(this.#writes.pendingCount === 0, 'a pool closes with nothing pending')

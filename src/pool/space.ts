@@ -74,6 +74,11 @@ export class Space {
     return this.#totalBytes
   }
 
+  /** Set aside on the disk besides what the segments take. */
+  get reserveHeldBytes(): number {
+    return this.#reserve.heldBytes
+  }
+
   /** Whether a guest's `lengthBytes` fit without touching the reserve. */
   admits(lengthBytes: number): boolean {
     if (lengthBytes <= this.guestBytes) return true

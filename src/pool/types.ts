@@ -84,7 +84,7 @@ export interface RemoveRequest {
 export interface RemoveReport {
   removed: string[]
   /**
-   * Of a dry run: bytes that no other disk refers to, which the next reclaim after a removal gives
+   * Of a dry run: stored bytes that no other disk reaches, which reclaims after a removal give
    * back. Null after a removal: it is one record whatever the size, and counting is not.
    */
   freedBytes: number | null
@@ -118,6 +118,82 @@ export interface ReclaimReport extends SweepReport {
 
 /** `off`: frames are stored as they are. */
 export type Compression = 'off' | 'lz4' | 'zstd'
+
+/** How the work below the address stands. */
+export interface UpkeepStatus {
+  /** What is settled with when guests are idle; null: only when asked for. */
+  idle: Compression | null
+  isPaused: boolean
+  /** Of the run under way; null: none is. */
+  phase: ReclaimProgress['phase'] | null
+  done: number
+  total: number
+}
+
+/**
+ * Who takes what of the stored bytes, of a disk or of a set of disks, as
+ * docs/decisions/2026-11-25-accounting.md defines it. With the size in whole blocks:
+ * logical = thin + zero + clone + dedup + compression + (amortised − metadata).
+ */
+export interface Usage {
+  /** Sum of the sizes; a snapshot counts as the disk it is. */
+  logicalBytes: number
+  /** Blocks mapped, as often as they are. */
+  mappedBytes: number
+  /** Different stored blocks that are reached, map nodes too, before compression. */
+  referencedBytes: number
+  /** The same, as stored: exclusive and shared. */
+  storedBytes: number
+  /** What no disk outside the set reaches: what removing the set frees. */
+  exclusiveBytes: number
+  sharedBytes: number
+  /** Each stored block divided among the disks that reach it: adds up over disks. */
+  amortisedBytes: number
+  /** Of amortised, what only maps take. */
+  metadataBytes: number
+  thinBytes: number
+  zeroBytes: number
+  cloneBytes: number
+  dedupBytes: number
+  compressionBytes: number
+}
+
+export interface UsageRow extends Usage {
+  /** Of the disk or the volume, or the label's value; null: volumes without the label. */
+  name: string | null
+  volumeCount: number
+  snapshotCount: number
+}
+
+/** Of all disks as one set. Amortised + internal + overhead = physical. */
+export interface PoolUsage extends Usage {
+  volumeCount: number
+  snapshotCount: number
+  /** The catalogue, imports that are not finished. */
+  internalBytes: number
+  /**
+   * Headers, tables, directories, what is dead and not yet reclaimed, what was just written.
+   * Negative where the filesystem below compresses.
+   */
+  overheadBytes: number
+  /** What the segments take on their disk. */
+  physicalBytes: number
+  /** Set aside besides, for when the disk is full. */
+  reserveBytes: number
+}
+
+export interface UsageReport {
+  /** What a row is: `disk`, `volume` (with its snapshots) or `label:KEY`. */
+  by: string
+  rows: UsageRow[]
+  pool: PoolUsage
+}
+
+export interface UsageProgress {
+  phase: 'checkpoint' | 'maps' | 'segments'
+  done: number
+  total: number
+}
 
 export interface DiffExtent {
   offsetBytes: number
@@ -161,7 +237,12 @@ export interface PoolOperations {
   clone(source: string, names: string[]): Promise<VolumeInfo[]>
   /** `name`: `volume@snapshot`. The volume becomes what the snapshot is; newer snapshots stay. */
   restore(name: string): Promise<VolumeInfo>
-  remove(request: RemoveRequest): Promise<RemoveReport>
+  /** `signal` and `progress` are for a dry run, which counts; a removal is one record. */
+  remove(
+    request: RemoveRequest,
+    signal?: AbortSignal,
+    progress?: (progress: UsageProgress) => void,
+  ): Promise<RemoveReport>
   /** A volume (`to`: a volume name) or a snapshot (`to`: `volume@snapshot` of the same volume). */
   rename(from: string, to: string): Promise<void>
   resize(name: string, sizeBytes: number, allowShrink: boolean): Promise<VolumeInfo>
@@ -179,5 +260,13 @@ export interface PoolOperations {
     signal?: AbortSignal,
     progress?: (progress: ReclaimProgress) => void,
   ): Promise<ReclaimReport>
+  /** Stops reclaiming and settling where they are, lets them go on, or (null) only asks. */
+  upkeep(isPaused: boolean | null): UpkeepStatus
+  /** Counts who uses what; `by` as in `UsageReport`. Costs a walk over all maps. */
+  usage(
+    by: string,
+    signal?: AbortSignal,
+    progress?: (progress: UsageProgress) => void,
+  ): Promise<UsageReport>
   beginImport(request: CreateVolume): Promise<BulkImport>
 }
