@@ -43,6 +43,8 @@ interface Breakage {
   /** The bulk segment is sealed again afterwards, when true is returned. */
   damage: (sample: SettledSample) => boolean
   finds: FindingCode[]
+  /** Of one of the findings. */
+  says?: string
   /** Of all findings. */
   affected?: AffectedRange[]
 }
@@ -225,18 +227,21 @@ const DIRECTORY_BREAKAGES: Breakage[] = [
   },
   {
     name: 'frames that overlap',
+    says: 'two frames overlap',
     codec: Codec.raw,
     damage: change(1, ([word0, word1]) => [word0 + 1, word1]),
     finds: ['block-corrupt', 'directory-nonsense'],
   },
   {
     name: 'two slots that differ about a frame',
+    says: 'two slots differ about a frame',
     codec: Codec.raw,
     damage: change(1, ([word0]) => frameWords(word0 & 0x3ffffff, 3 * BLOCK_SIZE_BYTES, 3, 0, 0)),
     finds: ['directory-nonsense'],
   },
   {
     name: 'two slots that share a block of a frame',
+    says: 'two slots share a block of a frame',
     codec: Codec.raw,
     damage: change(2, (_, _slot, { bulk }) => {
       bulk.counts.aliasCount -= 1
@@ -247,6 +252,7 @@ const DIRECTORY_BREAKAGES: Breakage[] = [
   },
   {
     name: 'zeros with the checksum of something else',
+    says: 'zeros have the checksum of something else',
     damage: ({ bulk }) => {
       bulk.setChecksum(bulk.slotOfKind(3), [1, 2])
       return true
@@ -256,6 +262,7 @@ const DIRECTORY_BREAKAGES: Breakage[] = [
   },
   {
     name: 'a dead slot with a checksum',
+    says: 'a dead slot has a checksum',
     damage: ({ bulk }) => {
       bulk.setChecksum(600, [1, 2])
       return true
@@ -272,6 +279,7 @@ const DIRECTORY_BREAKAGES: Breakage[] = [
   },
   {
     name: 'a place where nothing was ever written',
+    says: 'a slot that was never written has a place',
     damage: ({ bulk }) => {
       bulk.setPlace(700, aliasWords(1, 2))
       bulk.counts.aliasCount += 1
@@ -345,7 +353,7 @@ const SEGMENT_BREAKAGES: Breakage[] = [
   },
 ]
 
-for (const { name, hooks, codec, damage, finds, affected } of [
+for (const { name, hooks, codec, damage, finds, says, affected } of [
   ...BYTE_BREAKAGES,
   ...DIRECTORY_BREAKAGES,
   ...SEGMENT_BREAKAGES,
@@ -359,6 +367,7 @@ for (const { name, hooks, codec, damage, finds, affected } of [
       finds.every((code) => found.includes(code)),
       found.join(', '),
     )
+    if (says !== undefined) t.ok(report.errors.some(({ message }) => message === says))
     if (affected === undefined) return
     t.strictSame(found, finds.toSorted())
     const hit = [...report.errors, ...report.leaks].flatMap((finding) => finding.affected)
