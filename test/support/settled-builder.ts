@@ -161,7 +161,7 @@ export interface SettledSample extends Sample {
   bulk: SettledSegment
 }
 
-/** Of every eight imported blocks, one is zero, one lies in segment 1 and one earlier in its own. */
+/** Of every eight imported blocks one is zero, one lies in segment 1, one earlier in its own. */
 function repeatBlocks(blocks: Uint8Array[]): void {
   for (const i of blocks.keys()) {
     if (i % 8 === 3) blocks[i] = new Uint8Array(BLOCK_SIZE_BYTES)

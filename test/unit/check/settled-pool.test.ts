@@ -27,7 +27,7 @@ function contentOf(blockCount: number, salt: number): Uint8Array {
   return bytes
 }
 
-/** A closed pool with two volumes, a snapshot and settled segments; its files as a check sees them. */
+/** A closed pool with two volumes, a snapshot and settled segments. */
 async function settledWorld(compression: Compression): Promise<SimWorld> {
   const world = await SimWorld.create({ seed: 5, arenaMemory })
   await world.close()
