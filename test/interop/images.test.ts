@@ -354,6 +354,11 @@ async function beyondLimits(): Promise<Case[]> {
   ]
 }
 
+async function physicalBytes(): Promise<number> {
+  await service.reclaim({})
+  return (await service.info()).physicalBytes
+}
+
 async function namesOf(): Promise<string[]> {
   return (await service.volumes()).map(({ name }) => name)
 }
@@ -361,6 +366,7 @@ async function namesOf(): Promise<string[]> {
 t.test('what is hostile or broken is refused, and leaves nothing', async (t) => {
   const cases = [...liars(), ...(await cutOff()), ...(await beyondLimits())]
   const names = await namesOf()
+  const physicalBefore = await physicalBytes()
   const before = leftovers()
   for (const [what, image, code, more] of cases) {
     const startMs = performance.now()
@@ -374,6 +380,7 @@ t.test('what is hostile or broken is refused, and leaves nothing', async (t) => 
   }
   t.strictSame(leftovers(), before)
   t.strictSame(await namesOf(), names)
+  t.ok((await physicalBytes()) < physicalBefore + MIB, 'nor any of their blocks')
   // A guest that writes a header of its own into its raw disk gets its bytes back, no more.
   const raw = path('n.raw')
   await service.importImage(importOf('guest', raw, { format: 'raw' }), {})

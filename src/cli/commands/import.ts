@@ -36,7 +36,7 @@ export function registerImport(program: Command, cli: Cli): void {
     .command('import')
     .summary('a volume from an image')
     .description(
-      'Makes a volume from an image: raw, compressed raw (gz, zst, xz), qcow2, VMDK, VHD, VHDX or ' +
+      'Makes a volume from an image: raw, compressed raw (gz, zst, xz), qcow2, VMDK, VHD, VHDX, ' +
         'VDI. Holes and zeros take no space. The volume is as large as the disk in the image, ' +
         'rounded up to 512 bytes; a raw pipe has no size, so --size says it. The volume appears ' +
         'when it is whole; a failure or Ctrl-C leaves nothing behind.\n\n' +
