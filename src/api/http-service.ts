@@ -61,8 +61,14 @@ export class HttpService implements PoolService {
   restore(name: string): Promise<shape.VolumeInfo> {
     return this.#ask('restore', { name })
   }
-  remove(request: shape.RemoveRequest): Promise<shape.RemoveReport> {
-    return this.#ask('remove', request)
+  async remove(
+    request: shape.RemoveRequest,
+    call: LongCall<shape.UsageProgress> = {},
+  ): Promise<shape.RemoveReport> {
+    if (!request.dryRun) return this.#ask('remove', request)
+    const { names, recursive } = request
+    const answer = await this.#start('planRemoval', { names, recursive }, call.signal)
+    return this.#follow('planRemoval', answer, call)
   }
   async rename(from: string, to: string): Promise<void> {
     await this.#ask('rename', { from, to })
@@ -122,6 +128,14 @@ export class HttpService implements PoolService {
   async reclaim(call: LongCall<shape.ReclaimProgress>): Promise<shape.ReclaimReport> {
     const answer = await this.#start('reclaim', {}, call.signal)
     return this.#follow('reclaim', answer, call)
+  }
+
+  async usage(
+    request: shape.UsageRequest,
+    call: LongCall<shape.UsageProgress>,
+  ): Promise<shape.UsageReport> {
+    const answer = await this.#start('usage', request, call.signal)
+    return this.#follow('usage', answer, call)
   }
 
   async settle(
@@ -217,7 +231,7 @@ export class HttpService implements PoolService {
     return answer
   }
 
-  async #follow<K extends 'reclaim' | 'settle' | 'import'>(
+  async #follow<K extends 'reclaim' | 'settle' | 'import' | 'usage' | 'planRemoval'>(
     name: K,
     answer: IncomingMessage,
     call: LongCall<z.output<StreamingOperations[K]['progress']>>,

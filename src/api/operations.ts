@@ -75,6 +75,13 @@ export interface StreamingOperations {
     shape.ReclaimProgress,
     shape.ReclaimReport
   >
+  readonly usage: Streaming<'stream', shape.UsageRequest, shape.UsageProgress, shape.UsageReport>
+  readonly planRemoval: Streaming<
+    'stream',
+    shape.PlanRemoval,
+    shape.UsageProgress,
+    shape.RemoveReport
+  >
   readonly import: Streaming<'upload', shape.ImportRequest, shape.CopyProgress, shape.ImportReport>
   readonly export: Streaming<
     'download',
@@ -147,6 +154,18 @@ export const STREAMING_OPERATIONS: StreamingOperations = {
     schema.settleRequestSchema,
     schema.reclaimProgressSchema,
     schema.reclaimReportSchema,
+  ),
+  usage: long(
+    'stream',
+    schema.usageRequestSchema,
+    schema.usageProgressSchema,
+    schema.usageReportSchema,
+  ),
+  planRemoval: long(
+    'stream',
+    schema.planRemovalSchema,
+    schema.usageProgressSchema,
+    schema.removeReportSchema,
   ),
   import: long(
     'upload',

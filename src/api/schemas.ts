@@ -137,6 +137,46 @@ export const upkeepStatusSchema: z.ZodType<shape.UpkeepStatus> = z.object({
 export const settleRequestSchema: z.ZodType<shape.SettleRequest> = z.strictObject({
   compression: z.enum(['off', 'lz4', 'zstd']),
 })
+export const usageRequestSchema: z.ZodType<shape.UsageRequest> = z.strictObject({
+  by: z.string().min(1).max(300),
+})
+export const usageProgressSchema: z.ZodType<shape.UsageProgress> = z.object({
+  phase: z.enum(['checkpoint', 'maps', 'segments']),
+  done: count,
+  total: count,
+})
+const usage = {
+  logicalBytes: bytes,
+  mappedBytes: bytes,
+  referencedBytes: bytes,
+  storedBytes: bytes,
+  exclusiveBytes: bytes,
+  sharedBytes: bytes,
+  amortisedBytes: bytes,
+  metadataBytes: bytes,
+  thinBytes: bytes,
+  zeroBytes: bytes,
+  cloneBytes: bytes,
+  dedupBytes: bytes,
+  compressionBytes: bytes,
+}
+const diskCounts = { volumeCount: count, snapshotCount: count }
+export const usageReportSchema: z.ZodType<shape.UsageReport> = z.object({
+  by: z.string(),
+  rows: z.array(z.object({ name: z.string().nullable(), ...diskCounts, ...usage })),
+  pool: z.object({
+    ...diskCounts,
+    ...usage,
+    internalBytes: bytes,
+    overheadBytes: z.int(),
+    physicalBytes: bytes,
+    reserveBytes: bytes,
+  }),
+})
+export const planRemovalSchema: z.ZodType<shape.PlanRemoval> = z.strictObject({
+  names: nameList,
+  recursive: z.boolean(),
+})
 export const diffRequestSchema: z.ZodType<{ from: string | null; to: string }> = z.strictObject({
   from: diskName.nullable(),
   to: diskName,

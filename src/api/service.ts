@@ -19,6 +19,9 @@ import type {
   ReclaimReport,
   SettleRequest,
   UpkeepStatus,
+  UsageProgress,
+  UsageReport,
+  UsageRequest,
   RemoveReport,
   RemoveRequest,
   ResizeRequest,
@@ -62,7 +65,8 @@ export interface PoolService extends DeviceService {
   snapshot(names: string[]): Promise<SnapshotInfo[]>
   clone(source: string, names: string[]): Promise<VolumeInfo[]>
   restore(name: string): Promise<VolumeInfo>
-  remove(request: RemoveRequest): Promise<RemoveReport>
+  /** `call` is for a dry run, which counts; a removal takes a moment. */
+  remove(request: RemoveRequest, call?: LongCall<UsageProgress>): Promise<RemoveReport>
   rename(from: string, to: string): Promise<void>
   /** Stops reclaiming and settling where they are, lets them go on, or (null) only asks. */
   upkeep(isPaused: boolean | null): Promise<UpkeepStatus>
@@ -74,6 +78,8 @@ export interface PoolService extends DeviceService {
   fuseUnmount(path: string, force: boolean): Promise<void>
   diff(from: string | null, to: string, signal?: AbortSignal): AsyncIterable<DiffExtent>
   reclaim(call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
+  /** Counts who uses what. */
+  usage(request: UsageRequest, call: LongCall<UsageProgress>): Promise<UsageReport>
   settle(request: SettleRequest, call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
   importImage(request: ImportRequest, call: ImportCall): Promise<ImportReport>
   exportImage(request: ExportRequest, call: ExportCall): Promise<ExportReport>

@@ -66,6 +66,12 @@ export interface RemoveRequest {
   dryRun: boolean
 }
 
+/** A removal that is only counted. */
+export interface PlanRemoval {
+  names: string[]
+  recursive: boolean
+}
+
 export interface RemoveReport {
   removed: string[]
   /** Null unless it was a dry run: removing is quick whatever the size, counting is not. */
@@ -111,6 +117,66 @@ export interface UpkeepStatus {
 
 export interface SettleRequest {
   compression: Compression
+}
+
+/**
+ * Who takes what of the stored bytes; with the size in whole blocks, logical = thin + zero + clone
+ * + dedup + compression + (amortised − metadata).
+ */
+export interface Usage {
+  logicalBytes: number
+  mappedBytes: number
+  /** Different stored blocks that are reached, before compression … */
+  referencedBytes: number
+  /** … and as stored: exclusive and shared. */
+  storedBytes: number
+  /** What removing it would free. */
+  exclusiveBytes: number
+  sharedBytes: number
+  /** Each stored block divided among the disks that reach it: adds up over disks. */
+  amortisedBytes: number
+  /** Of amortised, what only maps take. */
+  metadataBytes: number
+  thinBytes: number
+  zeroBytes: number
+  cloneBytes: number
+  dedupBytes: number
+  compressionBytes: number
+}
+
+export interface UsageRow extends Usage {
+  /** Of the disk or the volume, or the label's value; null: volumes without the label. */
+  name: string | null
+  volumeCount: number
+  snapshotCount: number
+}
+
+/** Amortised + internal + overhead = physical. */
+export interface PoolUsage extends Usage {
+  volumeCount: number
+  snapshotCount: number
+  internalBytes: number
+  /** Negative where the filesystem below the pool compresses. */
+  overheadBytes: number
+  physicalBytes: number
+  reserveBytes: number
+}
+
+export interface UsageReport {
+  /** What a row is: `disk`, `volume` (with its snapshots) or `label:KEY`. */
+  by: string
+  rows: UsageRow[]
+  pool: PoolUsage
+}
+
+export interface UsageRequest {
+  by: string
+}
+
+export interface UsageProgress {
+  phase: 'checkpoint' | 'maps' | 'segments'
+  done: number
+  total: number
 }
 
 export interface DiffExtent {

@@ -10,7 +10,8 @@ import { writeOut } from './context.ts'
 export const API_VERSION = 1
 
 export interface OutputOptions {
-  output: 'table' | 'json' | 'jsonl'
+  /** `csv`: of lists only. */
+  output: 'table' | 'csv' | 'json' | 'jsonl'
   /** `-H`: no header, tabs. */
   script?: boolean
   /** `-p`: exact numbers. */
@@ -21,15 +22,19 @@ export interface OutputOptions {
   sort?: string
 }
 
-function outputOption(): Option {
+function outputOption(formats: readonly string[] = ['table', 'json', 'jsonl']): Option {
   return new Option('-o, --output <format>', 'how to write the result')
-    .choices(['table', 'json', 'jsonl'])
+    .choices(formats)
     .default('table')
+}
+
+function addExactOption(command: Command): Command {
+  return command.option('-p, --exact', 'exact numbers')
 }
 
 /** For commands whose result is one thing. */
 export function addRecordOptions(command: Command): Command {
-  return command.addOption(outputOption()).option('-p, --exact', 'exact numbers')
+  return addExactOption(command.addOption(outputOption()))
 }
 
 /** For commands that change something and say little. */
@@ -40,7 +45,8 @@ export function addResultOptions(command: Command): Command {
 /** For commands whose result is a list. */
 export function addListOptions<T>(command: Command, columns: readonly Column<T>[]): Command {
   const keys = columns.map((column) => column.key).join(', ')
-  return addRecordOptions(command)
+  const formats = ['table', 'csv', 'json', 'jsonl']
+  return addExactOption(command.addOption(outputOption(formats)))
     .option('-H, --script', 'no header, tabs between columns')
     .option('-q, --quiet', 'names only')
     .option('--columns <keys>', `which columns, separated by commas: ${keys}`, (text) =>
@@ -57,6 +63,8 @@ export interface Listing<T> {
   nameOf: (row: T) => string
   /** What JSON shows, when it is not the rows themselves. */
   json?: readonly object[]
+  /** What JSON has besides the list. */
+  besides?: object
 }
 
 export async function writeList<T extends object>(
@@ -71,8 +79,9 @@ export async function writeList<T extends object>(
     return
   }
   const json = listing.json ?? rows
-  if (options.output === 'json') return writeJson(cli, { [listing.key]: json })
+  if (options.output === 'json') return writeJson(cli, { [listing.key]: json, ...listing.besides })
   if (options.output === 'jsonl') return writeJsonLines(cli, json)
+  if (options.output === 'csv') return writeOut(cli.stdout, csvText(rows, columns, options))
   await writeOut(cli.stdout, tableText(rows, columns, options))
 }
 
@@ -129,6 +138,21 @@ export function tableText<T>(
       return `${padded.join('  ').trimEnd()}\n`
     })
     .join('')
+}
+
+/** RFC 4180, with exact numbers. */
+function csvText<T>(
+  rows: readonly T[],
+  columns: readonly Column<T>[],
+  options: { script?: boolean },
+): string {
+  const cells = rows.map((row) => columns.map((column) => column.exact(row)))
+  const lines = options.script === true ? cells : [columns.map((column) => column.key), ...cells]
+  return lines.map((line) => `${line.map(csvCell).join(',')}\r\n`).join('')
+}
+
+function csvCell(text: string): string {
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
 }
 
 /** One thing: its fields one a line for people, its own keys in JSON. */

@@ -30,6 +30,7 @@ import { registerServe } from './commands/serve.ts'
 import { registerSnapshot } from './commands/snapshot.ts'
 import { registerTree } from './commands/tree.ts'
 import { registerUmount } from './commands/umount.ts'
+import { registerUsage } from './commands/usage.ts'
 import { programVersion } from '../api/version.ts'
 import type { Cli } from './context.ts'
 import { API_VERSION } from './output.ts'
@@ -45,6 +46,7 @@ const REGISTER: readonly ((program: Command, cli: Cli, setExitCode: SetExitCode)
   registerList,
   registerInfo,
   registerTree,
+  registerUsage,
   registerSnapshot,
   registerClone,
   registerRestore,

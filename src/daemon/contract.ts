@@ -22,6 +22,10 @@ interface Pairs {
   removeReport: [api.RemoveReport, pool.RemoveReport]
   reclaimReport: [api.ReclaimReport, pool.ReclaimReport]
   reclaimProgress: [api.ReclaimProgress, pool.ReclaimProgress]
+  usageRow: [api.UsageRow, pool.UsageRow]
+  poolUsage: [api.PoolUsage, pool.PoolUsage]
+  usageReport: [api.UsageReport, pool.UsageReport]
+  usageProgress: [api.UsageProgress, pool.UsageProgress]
   upkeepStatus: [api.UpkeepStatus, pool.UpkeepStatus]
   diffExtent: [api.DiffExtent, pool.DiffExtent]
   attachRequest: [api.AttachRequest, host.AttachRequest]
@@ -42,6 +46,10 @@ export const CONTRACT: { readonly [K in keyof Pairs]: Held<K> } = {
   removeReport: true,
   reclaimReport: true,
   reclaimProgress: true,
+  usageRow: true,
+  poolUsage: true,
+  usageReport: true,
+  usageProgress: true,
   upkeepStatus: true,
   diffExtent: true,
   attachRequest: true,

@@ -25,7 +25,7 @@ import type {
   UnaryResult,
 } from '../api/operations.ts'
 import type { PoolService } from '../api/service.ts'
-import type { DiffExtent } from '../api/shapes.ts'
+import type { DiffExtent, UsageProgress } from '../api/shapes.ts'
 import { encodeError, statusOf } from '../api/wire-error.ts'
 import { OperatingError } from '../base/errors.ts'
 import { AnswerStream } from './answer-stream.ts'
@@ -34,6 +34,9 @@ import { AnswerStream } from './answer-stream.ts'
 const SOCKET_PATH_BYTES_MAX = 107
 /** Of extents in one line of a diff. */
 const DIFF_BATCH_COUNT = 256
+
+/** Streaming operations whose request is a JSON body. */
+const JSON_STREAMS = ['diff', 'reclaim', 'settle', 'usage', 'planRemoval', 'export'] as const
 
 type Env = { Bindings: HttpBindings }
 
@@ -107,6 +110,12 @@ const STREAMING: StreamingHandlers = {
     service.reclaim({ signal, progress: (progress) => answer.progress(progress) }),
   settle: (service, request, answer, signal) =>
     service.settle(request, { signal, progress: (progress) => answer.progress(progress) }),
+  usage: (service, request, answer, signal) =>
+    service.usage(request, { signal, progress: (progress) => answer.progress(progress) }),
+  planRemoval: (service, request, answer, signal) => {
+    const progress = (made: UsageProgress): void => answer.progress(made)
+    return service.remove({ ...request, dryRun: true }, { signal, progress })
+  },
   import: (service, request, answer, signal, incoming) =>
     service.importImage(request, {
       signal,
@@ -227,7 +236,7 @@ export class ControlServer {
       const { method } = UNARY_OPERATIONS[name]
       app.on(method, `${API_PREFIX}/${name}`, limit, (c) => this.#track(this.#unary(c, name)))
     }
-    for (const name of ['diff', 'reclaim', 'settle', 'export'] as const) {
+    for (const name of JSON_STREAMS) {
       app.post(`${API_PREFIX}/${name}`, limit, async (c) => {
         return this.#track(this.#streaming(c, name, () => c.req.text()))
       })

@@ -79,8 +79,11 @@ export class LocalService implements PoolService {
   restore(name: string): Promise<shape.VolumeInfo> {
     return this.#pool.restore(name)
   }
-  remove(request: shape.RemoveRequest): Promise<shape.RemoveReport> {
-    return this.#pool.remove(request)
+  remove(
+    request: shape.RemoveRequest,
+    call: LongCall<shape.UsageProgress> = {},
+  ): Promise<shape.RemoveReport> {
+    return this.#pool.remove(request, call.signal, call.progress)
   }
   rename(from: string, to: string): Promise<void> {
     return this.#pool.rename(from, to)
@@ -143,6 +146,13 @@ export class LocalService implements PoolService {
 
   reclaim(call: LongCall<shape.ReclaimProgress>): Promise<shape.ReclaimReport> {
     return this.#pool.reclaim(call.signal, call.progress)
+  }
+
+  usage(
+    request: shape.UsageRequest,
+    call: LongCall<shape.UsageProgress>,
+  ): Promise<shape.UsageReport> {
+    return this.#pool.usage(request.by, call.signal, call.progress)
   }
 
   settle(

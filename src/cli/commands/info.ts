@@ -1,7 +1,15 @@
 /** `varve info`: the pool or one disk. */
 import type { Command } from 'commander'
 import type { PoolService } from '../../api/service.ts'
-import type { PoolInfo, ServeStatus, SnapshotInfo, VolumeInfo } from '../../api/shapes.ts'
+import type {
+  PoolInfo,
+  PoolUsage,
+  ServeStatus,
+  SnapshotInfo,
+  Usage,
+  UsageReport,
+  VolumeInfo,
+} from '../../api/shapes.ts'
 import { OperatingError } from '../../base/errors.ts'
 import { formatSize } from '../../base/units.ts'
 import { addHelp } from '../arguments.ts'
@@ -10,24 +18,87 @@ import type { Cli } from '../context.ts'
 import { fillText, warnOfFill } from '../fill.ts'
 import { addRecordOptions, writeRecord } from '../output.ts'
 import type { OutputOptions } from '../output.ts'
-import { withService } from '../with-service.ts'
+import { phaseWriter } from '../phases.ts'
+import { addProgressOption } from '../progress.ts'
+import type { ProgressMode } from '../progress.ts'
+import { savingsText, signedSize, usageOf } from '../usage-columns.ts'
+import { interruptible, withService } from '../with-service.ts'
 
 type Fields = [label: string, text: string][]
+
+interface Options extends OutputOptions {
+  usage?: boolean
+  progress: ProgressMode
+}
+
+type Count = (by: string) => Promise<UsageReport>
 
 export function registerInfo(program: Command, cli: Cli): void {
   const command = program
     .command('info')
     .summary('all about the pool, a volume or a snapshot')
     .argument('[name]', 'VOLUME or VOLUME@SNAPSHOT; the pool when left out')
-    .action(async (name: string | undefined, options: OutputOptions) => {
+    .option('-u, --usage', 'count what it takes and saves, too; costs a walk over all maps')
+    .action(async (name: string | undefined, options: Options) => {
       await withService(cli, command, async (service) => {
         const status = await service.status()
-        if (name === undefined) await showPool(cli, options, await service.info(), status)
-        else await showDisk(cli, options, await findDisk(service, name), status)
+        const progress = phaseWriter(cli, options.progress)
+        const count: Count = (by) =>
+          interruptible(cli, (signal) => service.usage({ by }, { signal, progress }))
+        const isCounted = options.usage === true
+        if (name === undefined) {
+          const usage = isCounted ? (await count('volume')).pool : null
+          await showPool(cli, options, await service.info(), status, usage)
+        } else {
+          const disk = await findDisk(service, name)
+          await showDisk(
+            cli,
+            options,
+            disk,
+            status,
+            isCounted ? await countDisk(count, disk) : null,
+          )
+        }
       })
     })
-  addRecordOptions(command)
-  addHelp(command, ['varve info', 'varve info vm1', 'varve info -o json vm1@monday'])
+  addProgressOption(addRecordOptions(command))
+  addHelp(command, [
+    'varve info',
+    'varve info --usage',
+    'varve info vm1',
+    'varve info -u vm1',
+    'varve info -o json vm1@monday',
+  ])
+}
+
+interface DiskUsage {
+  usage: Usage
+  /** Null: it has no snapshots. */
+  usageWithSnapshots: Usage | null
+}
+
+async function countDisk(count: Count, disk: VolumeInfo | SnapshotInfo): Promise<DiskUsage> {
+  const find = async (by: string): Promise<Usage> => {
+    const row = (await count(by)).rows.find(({ name }) => name === disk.name)
+    if (row !== undefined) return usageOf(row)
+    throw new OperatingError('not-found', `${disk.name} was removed meanwhile`)
+  }
+  const usage = await find('disk')
+  const hasSnapshots = 'snapshots' in disk && disk.snapshots.length > 0
+  return { usage, usageWithSnapshots: hasSnapshots ? await find('volume') : null }
+}
+
+function usageFields(usage: Usage, size: (bytes: number) => string): Fields {
+  const { storedBytes, exclusiveBytes, sharedBytes, amortisedBytes, metadataBytes } = usage
+  return [
+    ['referenced', size(usage.referencedBytes)],
+    [
+      'stored',
+      `${size(storedBytes)}: ${size(exclusiveBytes)} exclusive, ${size(sharedBytes)} shared`,
+    ],
+    ['amortised', `${size(amortisedBytes)}, ${size(metadataBytes)} of it maps`],
+    ['saved', savingsText(usage, size)],
+  ]
 }
 
 async function showPool(
@@ -35,6 +106,7 @@ async function showPool(
   options: OutputOptions,
   pool: PoolInfo,
   status: ServeStatus,
+  usage: PoolUsage | null,
 ): Promise<void> {
   const size = sizeWriter(options)
   const served = status.mode === 'daemon' ? `by process ${status.processId}` : 'no'
@@ -54,7 +126,14 @@ async function showPool(
     ['served', served],
     ['health', pool.failure ?? 'good'],
   ]
-  await writeRecord(cli, options, 'pool', pool, fields, { daemon: daemonOf(status) })
+  if (usage !== null) {
+    fields.push(...usageFields(usage, size))
+    fields.push(['internal', size(usage.internalBytes)])
+    fields.push(['overhead', signedSize(usage.overheadBytes, size)])
+    fields.push(['set aside', size(usage.reserveBytes)])
+  }
+  const besides = { daemon: daemonOf(status), ...(usage === null ? {} : { usage }) }
+  await writeRecord(cli, options, 'pool', pool, fields, besides)
   warnOfFill(cli, pool.fill)
 }
 
@@ -63,6 +142,7 @@ async function showDisk(
   options: OutputOptions,
   disk: VolumeInfo | SnapshotInfo,
   status: ServeStatus,
+  counted: DiskUsage | null,
 ): Promise<void> {
   const size = sizeWriter(options)
   const exports = status.exports.filter((entry) => entry.name === disk.name)
@@ -84,9 +164,19 @@ async function showDisk(
     )
   }
   for (const entry of exports) fields.push(['export', entry.uri])
+  if (counted !== null) {
+    const { usage, usageWithSnapshots } = counted
+    fields.push(...usageFields(usage, size))
+    if (usageWithSnapshots !== null) {
+      const { storedBytes, exclusiveBytes } = usageWithSnapshots
+      const text = `${size(storedBytes)} stored, ${size(exclusiveBytes)} exclusive`
+      fields.push(['with its snapshots', text])
+    }
+  }
   const uris = exports.map((entry) => entry.uri)
   await writeRecord(cli, options, isVolume ? 'volume' : 'snapshot', disk, fields, {
     exports: uris,
+    ...counted,
   })
 }
 

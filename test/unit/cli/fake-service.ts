@@ -13,6 +13,7 @@ export class FakeService implements PoolService {
   closeCount = 0
   fill: shape.Fill = { state: 'ok', percent: 12, warnPercent: 85 }
   attached: shape.DeviceInfo[] = []
+  readonly usageRequests: string[] = []
   readonly mountRequests: shape.MountRequest[] = []
   #nextId = 1
 
@@ -239,6 +240,39 @@ export class FakeService implements PoolService {
     }
   }
 
+  /** What is mapped is stored once, and nothing is shared. */
+  async usage(
+    request: shape.UsageRequest,
+    call: LongCall<shape.UsageProgress>,
+  ): Promise<shape.UsageReport> {
+    this.#maybeFail()
+    this.usageRequests.push(request.by)
+    call.progress?.({ phase: 'maps', done: 1, total: 2 })
+    const volumes = [...this.disks.values()]
+    const disks = volumes.flatMap((volume) => [volume, ...volume.snapshots])
+    const rows = (request.by === 'disk' ? disks : volumes).map((disk) => {
+      const { sizeBytes, mappedBytes } = disk
+      const counts = { volumeCount: 'snapshots' in disk ? 1 : 0, snapshotCount: 0 }
+      return { name: disk.name, ...counts, ...usageOf(sizeBytes, mappedBytes) }
+    })
+    const sum = (pick: (row: shape.UsageRow) => number): number =>
+      rows.reduce((total, row) => total + pick(row), 0)
+    const storedBytes = sum((row) => row.storedBytes)
+    const pool = {
+      volumeCount: volumes.length,
+      snapshotCount: disks.length - volumes.length,
+      ...usageOf(
+        sum((row) => row.logicalBytes),
+        storedBytes,
+      ),
+      internalBytes: 4096,
+      overheadBytes: 67108864 - storedBytes - 4096,
+      physicalBytes: 67108864,
+      reserveBytes: 2097152,
+    }
+    return { by: request.by, rows, pool }
+  }
+
   upkeep(isPaused: boolean | null): Promise<shape.UpkeepStatus> {
     const isNow = isPaused ?? false
     return Promise.resolve({ idle: 'lz4', isPaused: isNow, phase: null, done: 0, total: 0 })
@@ -316,5 +350,23 @@ export class FakeService implements PoolService {
     const error = this.failNext
     this.failNext = null
     if (error !== null) throw error
+  }
+}
+
+function usageOf(sizeBytes: number, storedBytes: number): shape.Usage {
+  return {
+    logicalBytes: sizeBytes,
+    mappedBytes: storedBytes,
+    referencedBytes: storedBytes,
+    storedBytes,
+    exclusiveBytes: storedBytes,
+    sharedBytes: 0,
+    amortisedBytes: storedBytes,
+    metadataBytes: 0,
+    thinBytes: Math.max(0, sizeBytes - storedBytes),
+    zeroBytes: 0,
+    cloneBytes: 0,
+    dedupBytes: 0,
+    compressionBytes: 0,
   }
 }

@@ -101,6 +101,10 @@ t.test('every operation answers over the socket as it does in process', async (t
   const report = await remote.reclaim({ progress: ({ phase }) => phases.push(phase) })
   t.strictSame(report, await local.reclaim({}))
   t.strictSame(phases, ['mark'])
+  const counted: string[] = []
+  const call = { progress: ({ phase }: { phase: string }) => counted.push(phase) }
+  t.strictSame(await remote.usage({ by: 'disk' }, call), await local.usage({ by: 'disk' }, {}))
+  t.strictSame(counted, ['maps'])
 })
 
 t.test('an error is the same error on the other side', async (t) => {
