@@ -1,7 +1,8 @@
 /**
  * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
  *
- *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones|space|import|settled|crowd [options]
+ *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones [options]
+ *     node dist/tools/bench.js space|import|settled|crowd [options]
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, release, tmpdir } from 'node:os'

@@ -1,7 +1,8 @@
 /**
- * Fills a new volume outside the log. Blocks that are stored already are referred to, others go to bulk segments, the map is built beside those of
- * the volumes, and one `create` operation at the end gives it its name: until that is durable
- * nothing refers to any of it, and a crash leaves segments that the next open removes.
+ * Fills a new volume outside the log. Blocks that are stored already are referred to, others go to
+ * bulk segments, the map is built beside those of the volumes, and one `create` operation at the
+ * end gives it its name: until that is durable nothing refers to any of it, and a crash leaves
+ * segments that the next open removes.
  */
 import { assert } from '../base/assert.ts'
 import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'

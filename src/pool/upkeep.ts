@@ -1,4 +1,4 @@
-/** The work below the address, one run at a time: reclaiming and settling, asked for or when idle. */
+/** The work below the address, one run at a time: reclaiming and settling, asked for or idle. */
 import { Codec } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import type { BulkVolumeImport } from './bulk-import.ts'

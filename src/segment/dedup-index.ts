@@ -2,7 +2,7 @@
  * Which address has a block of this fingerprint? A hash table in typed arrays: 12 bytes an entry,
  * no object an entry, open addressing with linear probing.
  *
- *   tag      u32  low word of the XXH64; where an entry lies and whether it is sampled follow from it
+ *   tag      u32  low word of the XXH64; decides where an entry lies, and if it is sampled
  *   extra    u16  low half of the high word: 48 bits in all keep false hits rare
  *   slot     u16 \
  *   segment  u32 / the address; segment 0: a free entry

@@ -3,9 +3,9 @@ import { PAGE_SIZE_BYTES } from '../format/page.ts'
 import { assert } from '../base/assert.ts'
 
 /**
- * A fixed number of arena pieces, by default pages of 4 KiB, set aside for the engine's own I/O (nodes, checksum tables,
- * partial blocks), so that exports that fill the arena with payload cannot keep the engine from
- * finishing the very requests that would free it.
+ * A fixed number of arena pieces, by default pages of 4 KiB, set aside for the engine's own I/O
+ * (nodes, checksum tables, partial blocks), so that exports that fill the arena with payload cannot
+ * keep the engine from finishing the very requests that would free it.
  */
 export class PagePool {
   readonly #free: number[] = []

@@ -1,4 +1,4 @@
-/** The checksum table or directory of one segment: loaded by the page for reads, whole for rewrites. */
+/** The checksum table or directory of a segment: by the page for reads, whole for rewrites. */
 import type { Checksum } from '../base/checksum.ts'
 import type { Codecs } from '../base/codec.ts'
 import { CorruptionError, OperatingError } from '../base/errors.ts'

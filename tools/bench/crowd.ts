@@ -1,6 +1,6 @@
 /**
- * `bench crowd`: a hundred clones of one image, each reading its first 200 MiB, four at a time: what
- * that costs in memory and on disk. The pool is settled first: what is shared are decoded blocks.
+ * `bench crowd`: a hundred clones of one image, each reading its first 200 MiB, four at a time:
+ * what that costs in memory and on disk. The pool is settled: what is shared are decoded blocks.
  */
 import { join } from 'node:path'
 import { HttpService } from '../../src/api/http-service.ts'
@@ -74,13 +74,14 @@ async function readAll(pool: string, names: readonly string[]): Promise<void> {
 }
 
 function describe(steps: readonly Step[], peakBytes: number): BenchReport {
+  const peakMib = (peakBytes / MIB).toFixed(0)
   const rows = steps.map(({ name, residentBytes: resident, physicalBytes }) => [
     name,
     (resident / MIB).toFixed(0),
     formatSize(physicalBytes),
   ])
   return {
-    text: `${table(['', 'resident MiB', 'physical'], rows)}\n\npeak ${(peakBytes / MIB).toFixed(0)} MiB`,
+    text: `${table(['', 'resident MiB', 'physical'], rows)}\n\npeak ${peakMib} MiB`,
     json: { cloneCount: CLONE_COUNT, readBytes: READ_BYTES, steps, peakBytes },
   }
 }
