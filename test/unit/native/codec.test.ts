@@ -31,7 +31,7 @@ const noise: Fill = (bytes, prng) => prng.fill(bytes)
 
 const text: Fill = (bytes, prng) => {
   const words = ['varve ', 'layer ', 'of ', 'sediment\n', 'segment ', 'slot ', '0123456789 ']
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     const word = Buffer.from(words[prng.below(words.length)])
     at += word.copy(bytes, at)
   }
@@ -64,7 +64,9 @@ function guarded(sizeBytes: number): Uint8Array {
 
 function guardsHold(memory: Uint8Array): boolean {
   const isGuard = (byte: number): boolean => byte === GUARD
-  return memory.subarray(0, GUARD_BYTES).every(isGuard) && memory.subarray(-GUARD_BYTES).every(isGuard)
+  return (
+    memory.subarray(0, GUARD_BYTES).every(isGuard) && memory.subarray(-GUARD_BYTES).every(isGuard)
+  )
 }
 
 async function encode(
@@ -95,7 +97,12 @@ async function encodeOne(codec: Codec, source: Uint8Array): Promise<Uint8Array> 
 }
 
 /** What the frames decode to; null when one is damaged or something else was written. */
-function decodeAll(codec: Codec, frames: Frames, rawBytes: number, frameBytes: number): Uint8Array | null {
+function decodeAll(
+  codec: Codec,
+  frames: Frames,
+  rawBytes: number,
+  frameBytes: number,
+): Uint8Array | null {
   const memory = guarded(rawBytes)
   let at = GUARD_BYTES
   for (const [index, length] of frames.lengths.entries()) {
@@ -260,7 +267,8 @@ t.test('what lies outside its memory, or overlaps it, is refused and not touched
   for (const [from, total, frame, to, room] of encodes) {
     const lengths = new Uint32Array(room)
     for (const name of ['codecEncode', 'codecEncodeInline'] as const) {
-      const run = (): unknown => binding[name](Codec.lz4, memory, from, total, frame, memory, to, lengths)
+      const run = (): unknown =>
+        binding[name](Codec.lz4, memory, from, total, frame, memory, to, lengths)
       t.throws(run, RangeError, `encode ${from} ${total} ${frame} ${to} ${room}`)
     }
   }
@@ -389,18 +397,21 @@ t.test('a worker may be ended while its encodes are pending', (t) => {
   t.end()
 })
 
-t.test('without the addon all is stored raw, and what is compressed says what is missing', async (t) => {
-  const missing = missingCodecs()
-  const source = new Uint8Array(3 * BLOCK_SIZE_BYTES)
-  text(source, new Prng(2))
-  const frames = await encode(missing, Codec.zstd, source, 2 * BLOCK_SIZE_BYTES)
-  t.strictSame([...frames.lengths], [2 * BLOCK_SIZE_BYTES, BLOCK_SIZE_BYTES])
-  t.equal(frames.storedBytes, source.length)
-  const back = new Uint8Array(source.length)
-  const size = source.length
-  t.ok(missing.decode(Codec.lz4, frames.target, GUARD_BYTES, size, back, 0, size))
-  t.strictSame(back, source)
-  const refusal = { name: 'OperatingError', code: 'unsupported', hint: /build-native/ }
-  t.throws(() => missing.decode(Codec.lz4, source, 0, 10, back, 0, size), refusal)
-  t.notOk(missing.decode(Codec.raw, source, 0, 10, back, 0, size))
-})
+t.test(
+  'without the addon all is stored raw, and what is compressed says what is missing',
+  async (t) => {
+    const missing = missingCodecs()
+    const source = new Uint8Array(3 * BLOCK_SIZE_BYTES)
+    text(source, new Prng(2))
+    const frames = await encode(missing, Codec.zstd, source, 2 * BLOCK_SIZE_BYTES)
+    t.strictSame([...frames.lengths], [2 * BLOCK_SIZE_BYTES, BLOCK_SIZE_BYTES])
+    t.equal(frames.storedBytes, source.length)
+    const back = new Uint8Array(source.length)
+    const size = source.length
+    t.ok(missing.decode(Codec.lz4, frames.target, GUARD_BYTES, size, back, 0, size))
+    t.strictSame(back, source)
+    const refusal = { name: 'OperatingError', code: 'unsupported', hint: /build-native/ }
+    t.throws(() => missing.decode(Codec.lz4, source, 0, 10, back, 0, size), refusal)
+    t.notOk(missing.decode(Codec.raw, source, 0, 10, back, 0, size))
+  },
+)
