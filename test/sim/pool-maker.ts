@@ -8,6 +8,7 @@ import { openChecksum } from '../../src/io/open-io.ts'
 import { tryLoadBinding } from '../../src/native/binding.ts'
 import { inlineCodecs } from '../../src/native/native-codecs.ts'
 import { Pool } from '../../src/pool/pool.ts'
+import { walkPool } from './pool-walk.ts'
 import type { PoolMaker } from './pool-under-test.ts'
 
 export const PATH = '/pool'
@@ -42,6 +43,7 @@ export async function poolMaker(prng: Prng): Promise<PoolMaker> {
       return Pool.open(io, checksum, PATH, options)
     },
     open: (io) => Pool.open(io, checksum, PATH, options),
+    walk: (disk) => walkPool(disk, checksum, options.codecs, PATH),
     check: async (io) => {
       const { errors } = await checkPool(io, checksum, options.codecs, PATH)
       return errors.map((finding) => `${finding.code} ${finding.where}: ${finding.message}`)

@@ -16,5 +16,6 @@ export function testHalf(first: 1 | 2): void {
     t.ok(total.crashCount > passedCount, 'worlds ended')
     t.ok(total.failureCount > 0, 'pools failed and recovered')
     t.ok(total.noSpaceCount > 0, 'disks were full')
+    t.same(total.coverage.missing(), [], 'settling met what it can meet')
   })
 }

@@ -108,6 +108,14 @@ const MAKES_ROOM: readonly StepKind[] = [
 const COMPRESSIONS: readonly Compression[] = ['off', 'lz4', 'zstd']
 const OPEN_IMPORT_COUNT_MAX = 2
 const FAULT_KINDS = ['sync-error', 'write-error', 'no-space', 'room', 'slow'] as const
+/** One seed in so many is looked at in detail when it ends. */
+const JUDGED_SEED_STRIDE = 4
+/** Parts of the catalogue that the last checkpoints replaced. */
+const EXCESS_BYTES_MAX = 8192
+/** Of an empty pool: what is open, what is spare, what the last checkpoint went to. */
+const EMPTY_SEGMENT_COUNT_MAX = 2
+const EMPTY_LIVE_COUNT_MAX = 2
+const EMPTY_SEGMENT_BYTES_MAX = 524_288
 /** What a fault may make of maintenance; damage is never the answer. */
 const FAULT_CODES: readonly string[] = ['no-space', 'io', 'pool-failed']
 const STEP_KINDS = Object.keys(STEP_WEIGHTS) as StepKind[]
@@ -217,6 +225,7 @@ class PoolSim {
     }
     this.#turnsLeft = Infinity
     await this.#verify()
+    if (this.#options.seed % JUDGED_SEED_STRIDE === 0) await this.#judgeStored()
     await this.#closePool()
     await this.#reopen()
     await this.#closePool()
@@ -519,6 +528,74 @@ class PoolSim {
   #stopImports(): void {
     for (const one of this.#openImports) one.stop()
     this.#openImports = []
+  }
+
+  /** What is stored is what is needed, and when nothing is needed, nothing is. */
+  async #judgeStored(): Promise<void> {
+    this.#note('judge what is stored')
+    this.#io.disk.clearFaults()
+    this.#giveRoom()
+    await this.#joinMaintenance()
+    for (const one of this.#openImports.splice(0)) {
+      one.stop()
+      await this.#abortImport(one)
+    }
+    // A failure that nobody had noticed yet, of a fault before.
+    if (this.#hasFailed) await this.#leaveFailed().catch(() => this.#reopen())
+    await this.#settleAll()
+    await this.#verify()
+    await this.#closePool()
+    this.#judgeWalk(false)
+    await this.#reopen()
+    await this.#removeAll()
+    await this.#settleAll()
+    await this.#closePool()
+    this.#judgeWalk(true)
+    await this.#reopen()
+  }
+
+  /** Twice: what the first one leaves behind of its own, the second takes. */
+  async #settleAll(): Promise<void> {
+    for (const compression of ['lz4', 'off'] as const) {
+      this.#maintenance = new Maintenance(this.#mustPool(), compression)
+      await this.#joinMaintenance()
+    }
+  }
+
+  async #removeAll(): Promise<void> {
+    const pool = this.#mustPool()
+    const { latest } = this.#history
+    for (const { name, holds, snapshots } of latest.values()) {
+      for (const tag of holds) await this.#drive(pool.release(name, tag))
+      for (const snapshot of snapshots) {
+        const held = `${name}@${snapshot.name}`
+        for (const tag of snapshot.holds) await this.#drive(pool.release(held, tag))
+      }
+    }
+    const names = [...latest.keys()]
+    if (names.length > 0) {
+      await this.#drive(pool.remove({ names, recursive: true, dryRun: false }))
+    }
+    this.#history.begin('control', 'remove all', new Map())
+    this.#history.requireAll()
+  }
+
+  #judgeWalk(isEmpty: boolean): void {
+    const walk = this.#maker.walk?.(this.#io.disk)
+    if (walk === undefined) return
+    const { problems, chainCount, excessBytes, segmentIds, liveCount } = walk
+    const { coverage } = this.#options
+    if (coverage !== undefined) {
+      coverage.walkedCount += 1
+      coverage.duplicateCount += walk.duplicateCount
+      coverage.chainCount += chainCount
+    }
+    if (excessBytes > EXCESS_BYTES_MAX) problems.push(`${excessBytes} dead bytes were left`)
+    this.#note(`walk: ${JSON.stringify(walk)}`)
+    if (isEmpty && segmentIds.length > EMPTY_SEGMENT_COUNT_MAX) problems.push('segments were left')
+    if (isEmpty && liveCount > EMPTY_LIVE_COUNT_MAX) problems.push('something is still needed')
+    if (isEmpty && walk.segmentBytes > EMPTY_SEGMENT_BYTES_MAX) problems.push('bytes were left')
+    if (problems.length > 0) throw new SimViolation(`what is stored:\n${problems.join('\n')}`)
   }
 
   #verifyNoDamage(): void {

@@ -3,10 +3,12 @@ import { BLOCK_SIZE_BYTES, TIB } from '../../src/base/units.ts'
 import type { ExportTarget, TargetCompletion } from '../../src/export/target.ts'
 import type { Arena } from '../../src/io/arena.ts'
 import type { Io } from '../../src/io/io.ts'
+import type { SimDisk } from '../../src/io/sim-disk.ts'
 import type { PoolFiles } from '../../src/pool/pool-files.ts'
 import type { PoolOperations } from '../../src/pool/types.ts'
 import { blocksWithin, geometryOf } from './model.ts'
 import type { Geometry, ModelBlock, ModelSnapshot, ModelState, ModelVolume } from './model.ts'
+import type { PoolWalk } from './pool-walk.ts'
 import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp } from './stamps.ts'
 
 export interface SimPool extends PoolOperations {
@@ -23,6 +25,8 @@ export interface PoolMaker {
   open(io: Io): Promise<SimPool>
   /** Judges a closed or crashed pool offline; complaints, none when it is sound. */
   check(io: Io): Promise<string[]>
+  /** Looks at all that a closed pool holds; absent where there is nothing like that to look at. */
+  walk?(disk: SimDisk): PoolWalk
 }
 
 /** Read at once: 64 blocks. */

@@ -66,6 +66,8 @@ export interface PoolWalk {
   /** What must not be; none in a sound pool. */
   problems: string[]
   segmentIds: number[]
+  /** What their files take on the disk. */
+  segmentBytes: number
   settledIds: number[]
   /** Addresses that disks or aliases need. */
   liveCount: number
@@ -99,6 +101,7 @@ class Walk {
   readonly #live = new Set<number>()
   readonly #problems: string[] = []
   #chainCount = 0
+  #segmentBytes = 0
 
   constructor(disk: SimDisk, checksum: Checksum, codecs: Codecs, path: string) {
     this.#disk = disk
@@ -113,12 +116,17 @@ class Walk {
     for (const name of this.#disk.list(`${this.#path}/segments`)) {
       const id = tryParseSegmentFileName(name)
       if (id === null) this.#problems.push(`a leftover: ${name}`)
-      else this.#segments.set(id, this.#view(id, `${this.#path}/segments/${name}`))
+      else this.#addSegment(id, `${this.#path}/segments/${name}`)
     }
     for (const disk of this.#disks()) {
       if (disk.root !== null) this.#node(disk.root[0], disk.root[1], NODE_LEVEL_ROOT)
     }
     return this.#judge()
+  }
+
+  #addSegment(id: number, path: string): void {
+    this.#segments.set(id, this.#view(id, path))
+    this.#segmentBytes += this.#disk.openFile(path, 'read').data.allocatedBytes
   }
 
   #reader(path: string): SegmentView['read'] {
@@ -264,6 +272,7 @@ class Walk {
     const walk: PoolWalk = {
       problems: this.#problems,
       segmentIds: [...this.#segments.keys()],
+      segmentBytes: this.#segmentBytes,
       settledIds: [],
       liveCount: this.#live.size,
       chainCount: this.#chainCount,
