@@ -1,9 +1,10 @@
 /** Settling, imports and crashes that meet at the worst moment. */
 import t from 'tap'
 import type { Test } from 'tap'
-import { Errno } from '../../../src/base/errors.ts'
+import { Errno, OperatingError } from '../../../src/base/errors.ts'
 import { checkPool } from '../../../src/check/check.ts'
 import { openChecksum } from '../../../src/io/open-io.ts'
+import { SimIo } from '../../../src/io/sim-io.ts'
 import { DedupIndex } from '../../../src/segment/dedup-index.ts'
 import { SegmentStore } from '../../../src/segment/segment-store.ts'
 import { interpose } from '../../support/interpose.ts'
@@ -132,7 +133,7 @@ await t.test('an import that is given up and a reclaim do not take from each oth
   await world.run(aborted)
   await world.close()
 })
-      // The commit's record is written, its sync fails: only a recovery knows what became of it.
+// The commit's record is written, its sync fails: only a recovery knows what became of it.
 await t.test('no alias points into an import whose name is not durable', async (t) => {
   let lostCount = 0
   for (let seed = 1; seed <= 3; seed += 1) {
@@ -314,5 +315,116 @@ await t.test(
     const after = walkPool(world.io.disk, checksum, codecs, PATH)
     t.same([after.problems, after.chainCount], [[], 0], 'the chain is resolved')
     t.same(world.damage, [])
+  },
+)
+
+await t.test('a read that has looked an address up is waited for before it is swept', async (t) => {
+  const world = await newWorld(6)
+  await addVolume(world, 'v', blocks(7, 8))
+  await world.run(world.pool.settle('off'))
+  const gate = newGate()
+  const undo = interpose(
+    SegmentStore.prototype,
+    'read',
+    (original) =>
+      function (this: SegmentStore, ...args) {
+        undo()
+        void gate.opened.then(() => original.apply(this, args))
+      },
+  )
+  const client = world.disk('v')
+  const value = client.read(0, BLOCK).then(fillOf)
+  await trim(world, 'v', 0, 2)
+  const reclaimed = world.pool.reclaim()
+  await world.io.runFor(3000)
+  gate.open()
+  t.equal(await world.run(value), 7)
+  t.ok((await world.run(reclaimed)).deletedSegmentCount > 0, 'then it was swept')
+  client.close()
+  await world.close()
+})
+
+await t.test('a fingerprint that leads to other bytes makes no alias (I7)', async (t) => {
+  const world = await newWorld(7)
+  await addVolume(world, 'low', blocks(7, 8, 9))
+  await world.run(world.pool.settle('off'))
+  const places: { segment: number; slot: number }[] = []
+  const undo = interpose(
+    DedupIndex.prototype,
+    'find',
+    () =>
+      function (this: DedupIndex) {
+        Object.assign(this, places[0] ?? { segment: 0, slot: 0 })
+        return places.length > 0
+      },
+  )
+  const stop = interpose(
+    DedupIndex.prototype,
+    'set',
+    () => (_low, _high, segment, slot) => void places.push({ segment, slot }),
+  )
+  await addVolume(world, 'other', blocks(1, 2, 3))
+  await world.run(world.pool.settle('off'))
+  await addVolume(world, 'high', blocks(4, 5, 6))
+  const report = await world.run(world.pool.settle('off'))
+  undo()
+  stop()
+  t.ok(places.length > 3, 'there were candidates')
+  t.equal(report.duplicateBytes, 0)
+  t.same(await valuesOf(world, 'high', 3), [4, 5, 6])
+  t.same(await valuesOf(world, 'other', 3), [1, 2, 3])
+  await world.close()
+})
+
+await t.test(
+  'what does not read back leaves the segment as it was, and the pool whole',
+  async (t) => {
+    const world = await newWorld(8)
+    await addVolume(world, 'v', blocks(1, 2, 3))
+    const everywhere = { offsetBytes: 0, lengthBytes: 2 ** 40 }
+    const aim = { path: '.settling', skip: 0, times: 1, errno: Errno.EIO }
+    world.io.addFault({ kind: 'read-error', ...aim, ...everywhere })
+    const report = await world.run(world.pool.settle('off'))
+    t.same([report.skippedSegmentCount, report.settledSegmentCount], [1, 0])
+    const files = await world.run(world.io.list(`${PATH}/segments`))
+    t.notOk(files.some((file) => !file.endsWith('.seg')))
+    t.same(await valuesOf(world, 'v', 3), [1, 2, 3])
+    t.ok((await world.run(world.pool.settle('off'))).settledSegmentCount > 0)
+    t.same(await valuesOf(world, 'v', 3), [1, 2, 3])
+    await world.close()
+  },
+)
+
+await t.test(
+  'after a failed sync of the folder nothing more is swept until the pool is reopened',
+  async (t) => {
+    const world = await newWorld(9)
+    await addVolume(world, 'v', blocks(1, 2, 3))
+    await world.run(world.pool.settle('off'))
+    await addVolume(world, 'w', blocks(4, 5, 1))
+    const undo = interpose(
+      SimIo.prototype,
+      'syncDirectory',
+      (original) =>
+        function (this: SimIo, path) {
+          const isAfterRename = world.io.disk.list(path).every((file) => file.endsWith('.seg'))
+          if (!isRewriting || !isAfterRename) return original.call(this, path)
+          return Promise.reject(new OperatingError('io', 'refused', { errno: Errno.EIO }))
+        },
+    )
+    let isRewriting = false
+    const report = await world.run(
+      world.pool.settle('off', undefined, ({ phase }) => {
+        isRewriting = phase === 'settle'
+      }),
+    )
+    undo()
+    t.ok(report.skippedSegmentCount > 0)
+    await world.run(t.rejects(world.pool.reclaim(), { code: 'io' }))
+    t.same(await valuesOf(world, 'w', 3), [4, 5, 1])
+    await power(world)
+    t.ok(await world.run(world.pool.reclaim()))
+    t.same(await valuesOf(world, 'w', 3), [4, 5, 1])
+    await world.close()
   },
 )
