@@ -2,7 +2,7 @@
  * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
  *
  *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones [options]
- *     node dist/tools/bench.js space|import|settled|crowd [options]
+ *     node dist/tools/bench.js space|import|settled|crowd|usage [options]
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { cpus, release, tmpdir } from 'node:os'
@@ -21,6 +21,7 @@ import { SERVER_KINDS, type ServerKind } from './bench/servers.ts'
 import { benchSettled } from './bench/settled.ts'
 import { benchSnapshots } from './bench/snapshots.ts'
 import { benchSpace } from './bench/space.ts'
+import { benchUsage } from './bench/usage.ts'
 
 const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>> = {
   nbd: benchNbd,
@@ -33,6 +34,7 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>
   import: benchImport,
   settled: benchSettled,
   crowd: benchCrowd,
+  usage: benchUsage,
 }
 
 const USAGE = `Usage: npm run bench -- BENCHMARK [options]
@@ -47,6 +49,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK [options]
   import      a raw image into a pool, beside qemu-img convert and borg create
   settled     reading what was settled, and guests beside settling and reclaiming
   crowd       memory and disk of 100 clones of an image that all read it
+  usage       counting who uses what: 1,000 snapshots, 100 clones
 
   --rounds N       how often each measurement is repeated (5)
   --seconds N      how long each one takes (5)

@@ -61,6 +61,9 @@ class Spread {
   }
 }
 
+/** Between two pauses: a few tenths of a millisecond. */
+const PACE_SET_COUNT = 256
+
 /** All sums that one look at every set gives. */
 class Sums {
   readonly #count: SpaceCount
@@ -102,7 +105,14 @@ class Sums {
     this.rowReferenced = new Float64Array(rowCount)
     this.rowStored = new Float64Array(rowCount)
     this.rowExclusive = new Float64Array(rowCount)
-    for (let set = 1; set < count.sets.count; set += 1) this.#addSet(set)
+  }
+
+  /** To be called once, before the sums are read. */
+  async addAll(pace: () => Promise<void>): Promise<void> {
+    for (let set = 1; set < this.#count.sets.count; set += 1) {
+      this.#addSet(set)
+      if (set % PACE_SET_COUNT === 0) await pace()
+    }
   }
 
   #addSet(set: number): void {
@@ -206,15 +216,17 @@ export interface PoolFigures {
 }
 
 /** `rowOf`: by owner the row it belongs to, or {@link ROW_NONE}. */
-export function figuresOf(
+export async function figuresOf(
   count: SpaceCount,
   owners: Owners,
   rowOf: Int32Array,
   rowCount: number,
-): PoolFigures {
+  pace: () => Promise<void>,
+): Promise<PoolFigures> {
   assert(rowOf.length === count.ownerCount, 'every owner has a row, or none')
   assert(rowOf[OWNER_INTERNAL] === ROW_NONE, 'what no disk owns is in no row')
   const sums = new Sums(count, owners, rowOf, rowCount)
+  await sums.addAll(pace)
   const perDisk = diskFigures(sums, owners)
   const rows = Array.from({ length: rowCount }, (_, row) =>
     usageOf(sums.rowReferenced[row], sums.rowStored[row], sums.rowExclusive[row]),
@@ -228,8 +240,15 @@ export function figuresOf(
 }
 
 /** What nobody but the owners of row 0 reaches. */
-export function exclusiveOf(count: SpaceCount, owners: Owners, rowOf: Int32Array): number {
-  return new Sums(count, owners, rowOf, 1).rowExclusive[0]
+export async function exclusiveOf(
+  count: SpaceCount,
+  owners: Owners,
+  rowOf: Int32Array,
+  pace: () => Promise<void>,
+): Promise<number> {
+  const sums = new Sums(count, owners, rowOf, 1)
+  await sums.addAll(pace)
+  return sums.rowExclusive[0]
 }
 
 type Additive = Exclude<

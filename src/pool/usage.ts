@@ -47,6 +47,7 @@ interface Counted {
   owners: Owners
   count: SpaceCount
   physicalBytes: number
+  pace: () => Promise<void>
 }
 
 /** A count under way, for those who wait. */
@@ -75,11 +76,12 @@ export class SpaceUsage {
    */
   async report(by: string, call: UsageCall): Promise<UsageReport> {
     const keyOf = rowKey(by)
-    const { disks, owners, count, physicalBytes } = await this.#count(call)
+    const { disks, owners, count, physicalBytes, pace } = await this.#count(call)
     const keys = [...new Set(disks.map(keyOf))].toSorted(compareKeys)
     const rowByKey = new Map(keys.map((key, row) => [key, row]))
     const rows = rowsOf(disks, (disk) => must(rowByKey.get(keyOf(disk)), 'the row of a disk'))
-    const { rows: usages, pool, internalBytes } = figuresOf(count, owners, rows, keys.length)
+    const figures = await figuresOf(count, owners, rows, keys.length, pace)
+    const { rows: usages, pool, internalBytes } = figures
     const members = keys.map((): CountedDisk[] => [])
     for (const [i, disk] of disks.entries()) members[rows[i + 1]].push(disk)
     return {
@@ -99,12 +101,9 @@ export class SpaceUsage {
   /** Stored bytes that no disk but these reaches: what removing them frees. Rejects as `report`. */
   async exclusiveBytes(chosen: readonly Disk[], call: UsageCall = {}): Promise<number> {
     const ids = new Set(chosen.map((disk) => disk.id))
-    const { disks, owners, count } = await this.#count(call)
-    return exclusiveOf(
-      count,
-      owners,
-      rowsOf(disks, ({ id }) => (ids.has(id) ? 0 : ROW_NONE)),
-    )
+    const { disks, owners, count, pace } = await this.#count(call)
+    const rows = rowsOf(disks, ({ id }) => (ids.has(id) ? 0 : ROW_NONE))
+    return exclusiveOf(count, owners, rows, pace)
   }
 
   /** Gives up what is being counted. */
@@ -138,7 +137,7 @@ export class SpaceUsage {
         sizeBytes: [0, ...disks.map((disk) => disk.sizeBytes)],
         lineages: [0, ...disks.map((disk) => disk.lineage)],
       }
-      return { disks, owners, count, physicalBytes }
+      return { disks, owners, count, physicalBytes, pace: pacer.pace }
     } finally {
       cohort.leave()
     }
@@ -151,7 +150,7 @@ export class SpaceUsage {
       await this.#checkpointer.run({
         atFixed: () => {
           fixed = {
-            disks: orderedDisks([...catalogue.disks()].map((disk) => this.#captured(disk))),
+            disks: [...catalogue.disks()].map((disk) => this.#captured(disk)),
             importRoots: [...this.#imports].map((one) => rootAddress(one.root)),
             cohort: cohorts.enter(),
           }
@@ -161,7 +160,9 @@ export class SpaceUsage {
       fixed?.cohort.leave()
       throw error
     }
-    return { ...must(fixed, 'the fixed state'), catalogueParts: [...this.#checkpointer.chain] }
+    const { disks, importRoots, cohort } = must(fixed, 'the fixed state')
+    const catalogueParts = [...this.#checkpointer.chain]
+    return { disks: orderedDisks(disks), importRoots, cohort, catalogueParts }
   }
 
   #captured(disk: Disk): CountedDisk {
