@@ -57,11 +57,11 @@ export class Fingerprints {
   }
 
   async #load(pace: () => Promise<void>): Promise<void> {
+    this.#index.clear()
     if (this.#generation !== null) {
       const args = [this.#store, this.#index, this.#poolPath, this.#generation] as const
       if (await tryLoadFingerprints(...args)) return
     }
-    this.#index.clear()
     await rebuildFingerprints(this.#store, this.#index, pace)
   }
 }

@@ -85,6 +85,20 @@ export class DedupIndex {
     this.#slots[at] = slot
   }
 
+  /**
+   * Makes room for so many entries before they come, sampled as they were when they were saved.
+   * Entries that come in the order of another table would crowd the beginning of a small one.
+   */
+  reserve(count: number, sampleBits: number): void {
+    assert(this.#count === 0, 'room is made in an empty index')
+    this.#sampleBits = Math.min(sampleBits, SAMPLE_BITS_MAX)
+    let capacity = CAPACITY_MIN
+    while (capacity < this.#capacityMax && count * LOAD_DENOMINATOR > capacity * LOAD_NUMERATOR) {
+      capacity *= 2
+    }
+    this.#allocate(capacity)
+  }
+
   /** Drops every entry that `isKept` denies. */
   retain(isKept: (segment: number, slot: number) => boolean): void {
     this.#rebuild(this.#tags.length, isKept)

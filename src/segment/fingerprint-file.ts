@@ -113,6 +113,7 @@ export async function tryLoadFingerprints(
     if (filledBytes < PAGE_SIZE_BYTES) return false
     const head = tryDecodeFingerprintHead(memory, window, poolId, checksum)
     if (head?.generation !== generation) return false
+    index.reserve(head.pageCount * ENTRIES_PER_PAGE, head.sampleBits)
     const set = (segment: number, slot: number, tag: number, extra: number): void => {
       if (slot >= DATA_SLOT_FIRST && slot < DATA_SLOT_END) index.set(tag, extra, segment, slot)
     }
