@@ -110,7 +110,7 @@ export class LocalImages {
       if (request.sizeBytesMax !== undefined) verifyVirtualSize(imageBytes, request.sizeBytesMax)
       const sizeBytes = fittingSize(request, path, imageBytes)
       return await this.#fill(request, sizeBytes, imageBytes, (bulk) =>
-        importFile(file, imageBytes, this.#seeker, bulk, call),
+        importFile(file, imageBytes, this.#seeker, bulk, this.#io.arena, call),
       )
     } finally {
       await file.close()

@@ -7,6 +7,8 @@ import type { FileHandle } from 'node:fs/promises'
 import { assert } from '../base/assert.ts'
 import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, MIB, formatSize } from '../base/units.ts'
+import { allocateArena } from '../io/arena.ts'
+import type { Arena } from '../io/arena.ts'
 import { systemError } from './system-error.ts'
 
 /** Where the blocks go; the pool's `BulkImport` is one. */
@@ -37,15 +39,42 @@ interface Chunk {
   lengthBytes: number
 }
 
-/** Reads `imageBytes` of `file` into `sink`; resolves to how many bytes were not holes. */
+/**
+ * Reads `imageBytes` of `file` into `sink`; resolves to how many bytes were not holes. It is read
+ * into the arena, from which the pool writes: no byte is copied in between.
+ */
 export async function importFile(
   file: FileHandle,
   imageBytes: number,
   seeker: HoleSeeker | null,
   sink: BlockSink,
+  arena: Arena,
   options: CopyOptions,
 ): Promise<number> {
-  const buffers = Array.from({ length: READ_AHEAD_COUNT }, () => Buffer.alloc(CHUNK_BYTES))
+  const pieces = [await allocateArena(arena, CHUNK_BYTES)]
+  // One has to be had; who waits for more while holding some may wait for ever.
+  while (pieces.length < READ_AHEAD_COUNT) {
+    const piece = arena.allocate(CHUNK_BYTES)
+    if (piece < 0) break
+    pieces.push(piece)
+  }
+  try {
+    const buffers = pieces.map((at) => arena.memory.subarray(at, at + CHUNK_BYTES))
+    return await copyChunks(file, imageBytes, seeker, sink, buffers, options)
+  } finally {
+    for (const piece of pieces) arena.free(piece, CHUNK_BYTES)
+  }
+}
+
+/** Resolves or rejects when no read is in flight any more. */
+async function copyChunks(
+  file: FileHandle,
+  imageBytes: number,
+  seeker: HoleSeeker | null,
+  sink: BlockSink,
+  buffers: readonly Buffer[],
+  options: CopyOptions,
+): Promise<number> {
   const chunks = dataChunks(file.fd, imageBytes, seeker)
   const ahead: { chunk: Chunk; buffer: Buffer; read: Promise<Error | null> }[] = []
   let dataBytes = 0

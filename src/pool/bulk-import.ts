@@ -42,6 +42,8 @@ export class BulkVolumeImport implements BulkImport {
   readonly #writer: BulkWriter
   readonly #staging: number
   readonly #piece: number
+  /** Where the blocks being dealt with are. */
+  #blocks = 0
   readonly #deduper: Deduper
   /** The deduper's, for what it compares with. */
   readonly #compared: number
@@ -180,20 +182,28 @@ export class BulkVolumeImport implements BulkImport {
   }
 
   async #writePiece(firstBlock: number, count: number, bytes: Uint8Array): Promise<void> {
-    const { io, tables, cohorts } = this.#core
+    const { tables, cohorts } = this.#core
     verifyHealthy(this.#core)
-    io.arena.memory.set(bytes, this.#piece)
-    const hashes = this.#writer.hash(this.#piece, count)
+    this.#blocks = this.#inArena(bytes)
+    const hashes = this.#writer.hash(this.#blocks, count)
     // What was found is not swept before it is referred to, however long that takes.
     const cohort = cohorts.enter()
     try {
-      await this.#deduper.match(this.#piece, count, hashes, this.#admits, this.#equal)
+      await this.#deduper.match(this.#blocks, count, hashes, this.#admits, this.#equal)
       await this.#placePiece(firstBlock, count, hashes)
     } finally {
       cohort.leave()
     }
     if (tables.isDirtyFull) await writeMostNodes(this.#core)
     await tables.pause()
+  }
+
+  /** Where in the arena the bytes are; those that came from elsewhere are copied to the piece. */
+  #inArena(bytes: Uint8Array): number {
+    const { memory } = this.#core.io.arena
+    if (bytes.buffer === memory.buffer) return bytes.byteOffset - memory.byteOffset
+    memory.set(bytes, this.#piece)
+    return this.#piece
   }
 
   /** Maps the blocks of the piece to what is stored already, or appends them. */
@@ -256,7 +266,7 @@ export class BulkVolumeImport implements BulkImport {
   #isZeroBlock(hashes: Uint32Array, index: number): boolean {
     if (hashes[2 * index] !== this.#zeroHash[0]) return false
     if (hashes[2 * index + 1] !== this.#zeroHash[1]) return false
-    const start = this.#piece + index * BLOCK_SIZE_BYTES
+    const start = this.#blocks + index * BLOCK_SIZE_BYTES
     return isZero(this.#core.io.arena.memory, start, start + BLOCK_SIZE_BYTES)
   }
 
@@ -270,7 +280,7 @@ export class BulkVolumeImport implements BulkImport {
     for (let done = 0; done < count;) {
       const at = blockIndex + done
       const room = await this.#room(at, count - done)
-      const offset = this.#piece + (pieceBlock + done) * BLOCK_SIZE_BYTES
+      const offset = this.#blocks + (pieceBlock + done) * BLOCK_SIZE_BYTES
       const { tables, space } = this.#core
       while (!tables.tryReside(this.#root, at, room, this.#found)) await tables.fault(this.#found)
       const place = this.#writer.append(offset, room, hashes, 2 * (pieceBlock + done))

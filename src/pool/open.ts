@@ -33,8 +33,8 @@ const PART_READ_COUNT_MAX = 64
 /** The usual soft limit of a process is 1,024 descriptors; clients need some too. */
 const OPEN_FILE_COUNT_MAX = 512
 
-/** Imports at once; the superblock names each that is not finished. */
-export const IMPORT_COUNT_MAX = 128
+/** At once. Each has 3 MiB of the arena, and the superblock names each that is not finished. */
+export const IMPORT_COUNT_MAX = 32
 
 export interface OpenedCore {
   core: PoolCore

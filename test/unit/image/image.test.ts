@@ -189,7 +189,7 @@ async function importBytes(
   writeFileSync(path, content)
   const file = await open(path, 'r')
   try {
-    return await importFile(file, content.length, seeker, sink, {})
+    return await importFile(file, content.length, seeker, sink, readArena, {})
   } finally {
     await file.close()
   }
@@ -267,11 +267,16 @@ t.test('an import that fails says so: full, canceled, cut short', async (t) => {
   writeFileSync(path, content)
   const file = await open(path, 'r')
   const sink = new MemorySink(content.length * 2)
-  await t.rejects(importFile(file, content.length + 1, null, sink, {}), { code: 'io' })
+  await t.rejects(importFile(file, content.length + 1, null, sink, readArena, {}), { code: 'io' })
   const signal = AbortSignal.abort()
-  await t.rejects(importFile(file, content.length, null, sink, { signal }), { code: 'canceled' })
+  await t.rejects(importFile(file, content.length, null, sink, readArena, { signal }), {
+    code: 'canceled',
+  })
   await file.close()
 })
+
+/** What images are read into. */
+const readArena = new BuddyArena(Buffer.alloc(8 * MIB))
 
 t.test('an exported file has its bytes and no more blocks than it needs', async (t) => {
   let run = 0
