@@ -428,3 +428,22 @@ await t.test(
     await world.close()
   },
 )
+
+await t.test(
+  'a rename that is refused leaves the segment as it was, and no leftover',
+  async (t) => {
+    const world = await newWorld(10)
+    await addVolume(world, 'v', blocks(1, 2, 3))
+    const refused = new OperatingError('io', 'refused', { errno: Errno.EIO })
+    const undo = interpose(SimIo.prototype, 'rename', () => () => Promise.reject(refused))
+    const report = await world.run(world.pool.settle('off'))
+    undo()
+    t.equal(report.settledSegmentCount, 0)
+    const files = await world.run(world.io.list(`${PATH}/segments`))
+    t.notOk(files.some((file) => !file.endsWith('.seg')))
+    t.same(await valuesOf(world, 'v', 3), [1, 2, 3])
+    await power(world)
+    t.same(await valuesOf(world, 'v', 3), [1, 2, 3])
+    await world.close()
+  },
+)
