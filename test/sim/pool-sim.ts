@@ -225,7 +225,8 @@ class PoolSim {
     }
     this.#turnsLeft = Infinity
     await this.#verify()
-    if (this.#options.seed % JUDGED_SEED_STRIDE === 0) await this.#judgeStored()
+    const isJudged = this.#options.seed % JUDGED_SEED_STRIDE === 0
+    if (isJudged && this.#maker.walk !== undefined) await this.#judgeStored()
     await this.#closePool()
     await this.#reopen()
     await this.#closePool()

@@ -148,7 +148,7 @@ await t.test('no alias points into an import whose name is not durable', async (
     await addVolume(world, 'guest', blocks(1, 5, 6))
     await settleAround(world, async () => {
       const names = await world.run(world.io.list(`${PATH}/segments`))
-      // The commit's record is written, and its sync fails: only a recovery knows what became of it.
+      // The commit is written, and its sync fails: only a recovery knows what became of it.
       world.io.addFault({
         kind: 'sync-error',
         path: names.at(-1) as string,
@@ -189,7 +189,7 @@ async function settleAround(world: SimWorld, meanwhile: () => Promise<void>): Pr
   await world.run(settled.catch(() => undefined))
 }
 
-/** A pool with all that settling can meet: duplicates, zeros, dead blocks, a segment settled before. */
+/** All that settling can meet: duplicates, zeros, dead blocks, a segment settled before. */
 async function newPoolToSettle(seed: number, trace: (line: string) => void): Promise<SimWorld> {
   const world = await SimWorld.create({ seed, arenaMemory, trace })
   await world.close()
