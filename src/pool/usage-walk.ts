@@ -46,14 +46,40 @@ export interface MergedVisitor {
 
 /** Nodes read at once. */
 const READ_AHEAD_COUNT = 32
-/** Nodes compared between two pauses: about a tenth of a millisecond. */
-const COMPARE_COUNT = 64
+/** Work between two pauses, in units of about a microsecond: what follows is in these, too. */
+const WORK_MAX = 256
+const WORK_READ = 16
+const WORK_COMPARE = 2
+const WORK_CLOSE = 3
+
+/** Lets others have their turn when enough has been done. */
+class Workload {
+  readonly #pace: () => Promise<void>
+  #done = 0
+
+  constructor(pace: () => Promise<void>) {
+    this.#pace = pace
+  }
+
+  add(work: number): void {
+    this.#done += work
+  }
+
+  get isDue(): boolean {
+    return this.#done >= WORK_MAX
+  }
+
+  async pause(): Promise<void> {
+    this.#done = 0
+    await this.#pace()
+  }
+}
 
 export class MergedWalk {
   readonly #sets: OwnerSets
   readonly #visitor: MergedVisitor
   readonly #reader: NodeReader
-  readonly #pace: () => Promise<void>
+  readonly #work: Workload
   readonly #run = new Lookup()
 
   /** `pace` is awaited between steps, and rejects to give up. */
@@ -66,7 +92,7 @@ export class MergedWalk {
     this.#sets = sets
     this.#visitor = visitor
     this.#reader = reader
-    this.#pace = pace
+    this.#work = new Workload(pace)
   }
 
   /** `roots`: the different root nodes, in any order. Rejects with what reading a node rejects. */
@@ -90,14 +116,22 @@ export class MergedWalk {
     }
   }
 
-  #read({ versions }: Group, level: number): Promise<Uint32Array[]> {
-    return Promise.all(
-      versions.map(({ word0, word1 }) => {
-        const isRun = word1 >>> KIND_SHIFT !== KIND_NODE
-        if (isRun) return Promise.resolve(expandEntry(word0, word1))
-        return this.#reader.readNode(word0, word1 & SLOT_MASK, level)
-      }),
-    )
+  /** A group of many versions in parts, between which others have their turn. */
+  async #read({ versions }: Group, level: number): Promise<Uint32Array[]> {
+    const nodes: Uint32Array[] = []
+    for (let from = 0; from < versions.length; from += READ_AHEAD_COUNT) {
+      const part = versions.slice(from, from + READ_AHEAD_COUNT)
+      nodes.push(...(await Promise.all(part.map((version) => this.#readOne(version, level)))))
+      this.#work.add(WORK_READ * part.length)
+      if (this.#work.isDue) await this.#work.pause()
+    }
+    return nodes
+  }
+
+  #readOne({ word0, word1 }: Version, level: number): Promise<Uint32Array> {
+    const isRun = word1 >>> KIND_SHIFT !== KIND_NODE
+    if (isRun) return Promise.resolve(expandEntry(word0, word1))
+    return this.#reader.readNode(word0, word1 & SLOT_MASK, level)
   }
 
   async #visit(group: Group, nodes: readonly Uint32Array[], level: number): Promise<void> {
@@ -105,12 +139,11 @@ export class MergedWalk {
       if (word1 >>> KIND_SHIFT !== KIND_NODE) continue
       this.#visitor.node(word0, word1 & SLOT_MASK, owners)
     }
-    await this.#pace()
     const { blockIndex, versions } = group
-    const entries = new MergedEntries(this.#sets, versions, nodes)
-    await entries.compare(this.#pace)
+    const entries = new MergedEntries(this.#sets, versions, nodes, this.#work)
+    await entries.compare()
     if (level === 0) this.#visitLeaf(entries)
-    else await this.#visitGroups(this.#children(entries, blockIndex, level), level - 1)
+    else await this.#visitGroups(await this.#children(entries, blockIndex, level), level - 1)
     if (level < 2) this.#visitor.reached(blockIndex + NODE_ENTRY_COUNT * SPAN_BLOCK_COUNTS[level])
   }
 
@@ -138,7 +171,7 @@ export class MergedWalk {
   }
 
   /** What has to be looked at one level below; what has not is told. */
-  #children(entries: MergedEntries, blockIndex: number, level: number): Group[] {
+  async #children(entries: MergedEntries, blockIndex: number, level: number): Promise<Group[]> {
     const groups: Group[] = []
     const span = SPAN_BLOCK_COUNTS[level]
     for (let index = 0; index < NODE_ENTRY_COUNT; index += 1) {
@@ -153,6 +186,8 @@ export class MergedWalk {
         this.#visitor.blocks(word0, word1 & SLOT_MASK, NODE_ENTRY_COUNT, owners)
       } else if (below.length > 0) {
         groups.push({ versions: this.#ordered(below), blockIndex: blockIndex + index * span })
+        this.#work.add(below.length)
+        if (this.#work.isDue) await this.#work.pause()
       }
     }
     return groups
@@ -175,21 +210,31 @@ class MergedEntries {
   /** By index, the first of the nodes up to the last compared that agree. */
   readonly #starts: Uint32Array = new Uint32Array(NODE_ENTRY_COUNT)
   readonly #ranges: Map<number, number> = new Map()
+  readonly #work: Workload
   #all = 0
 
-  constructor(sets: OwnerSets, versions: readonly Version[], nodes: readonly Uint32Array[]) {
+  constructor(
+    sets: OwnerSets,
+    versions: readonly Version[],
+    nodes: readonly Uint32Array[],
+    work: Workload,
+  ) {
     this.#sets = sets
+    this.#work = work
     this.#owners = versions.map((version) => version.owners)
     this.#nodes = nodes
   }
 
   /** To be called first. */
-  async compare(pace: () => Promise<void>): Promise<void> {
+  async compare(): Promise<void> {
     for (let end = 1; end < this.#nodes.length; end += 1) {
       this.#compareNext(end)
-      if (end % COMPARE_COUNT === 0) await pace()
+      if (this.#work.isDue) await this.#work.pause()
     }
-    for (const index of this.#several.keys()) this.#close(index, this.#nodes.length)
+    for (const index of this.#several.keys()) {
+      this.#close(index, this.#nodes.length)
+      if (this.#work.isDue) await this.#work.pause()
+    }
   }
 
   /** Where all agree: the entries. */
@@ -227,6 +272,7 @@ class MergedEntries {
   #compareNext(end: number): void {
     const before = this.#nodes[end - 1]
     const node = this.#nodes[end]
+    this.#work.add(WORK_COMPARE)
     for (let word = 0; word < NODE_WORD_COUNT; word += 2) {
       if (node[word] === before[word] && node[word + 1] === before[word + 1]) continue
       this.#close(word / 2, end)
@@ -236,6 +282,7 @@ class MergedEntries {
 
   /** The nodes before `end` and from the noted start on agree on `index`. */
   #close(index: number, end: number): void {
+    this.#work.add(WORK_CLOSE)
     const start = this.#starts[index]
     const word0 = this.#nodes[end - 1][2 * index]
     const word1 = this.#nodes[end - 1][2 * index + 1]
