@@ -8,6 +8,7 @@
 #include "varve.h"
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -34,6 +35,7 @@ struct pool {
   /* Under the lock. */
   struct job *first, *last;
   int stop;
+  int gentle; /* atomic: read between two jobs */
 };
 
 static struct job *next_job(struct pool *pool) {
@@ -45,12 +47,24 @@ static struct job *next_job(struct pool *pool) {
   return job;
 }
 
+/*
+ * An idle thread gives way at once to whoever wakes, where a nice one first uses up its slice: two
+ * or three milliseconds that a guest would wait.
+ */
+static void be_gentle(int gentle) {
+  struct sched_param none = {0};
+  sched_setscheduler(0, gentle ? SCHED_IDLE : SCHED_OTHER, &none);
+}
+
 static void *work(void *data) {
   struct pool *pool = data;
   /* On Linux a priority is a thread's; one that may not be lowered further is low enough. */
   setpriority(PRIO_PROCESS, (id_t)gettid(), THREAD_NICE);
   struct codec *codec = codec_create();
+  int gentle = 0;
   for (struct job *job; (job = next_job(pool)) != NULL;) {
+    int wanted = __atomic_load_n(&pool->gentle, __ATOMIC_RELAXED);
+    if (wanted != gentle) be_gentle(gentle = wanted);
     job->result = codec == NULL ? -ENOMEM : codec_encode(codec, &job->run, &pool->stop);
     if (napi_call_threadsafe_function(pool->done, job, napi_tsfn_nonblocking) != napi_ok) free(job);
   }
@@ -271,9 +285,21 @@ static napi_value encode(napi_env env, napi_callback_info info) {
   return promise;
 }
 
+/* codecGentle(isGentle) */
+static napi_value set_gentle(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  bool gentle;
+  if (!varve_args(env, info, 1, args)) return NULL;
+  struct pool *pool = pool_of(env);
+  if (pool == NULL || napi_get_value_bool(env, args[0], &gentle) != napi_ok) return NULL;
+  __atomic_store_n(&pool->gentle, gentle, __ATOMIC_RELAXED);
+  return NULL;
+}
+
 const struct varve_export varve_codec_exports[] = {
   {"codecDecode", decode},
   {"codecEncode", encode},
   {"codecEncodeInline", encode_inline},
+  {"codecGentle", set_gentle},
   {NULL, NULL},
 };

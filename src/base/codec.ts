@@ -51,11 +51,13 @@ export interface Codecs {
     targetOffset: number,
     lengths: Uint32Array,
   ): Promise<number>
+  /** While gentle, encoding runs only when nobody else wants the processor. */
+  setGentle(isGentle: boolean): void
 }
 
 /** For a host without the addon: everything is stored raw, and compressed frames cannot be read. */
 export function missingCodecs(): Codecs {
-  return { decode: decodeStored, encode: encodeStored }
+  return { decode: decodeStored, encode: encodeStored, setGentle: () => undefined }
 }
 
 const decodeStored: Codecs['decode'] = (

@@ -71,6 +71,8 @@ export interface Binding {
     targetOffset: number,
     lengths: Uint32Array,
   ): Promise<number>
+  /** Whether jobs begun from now on run only when nobody else wants the processor. */
+  codecGentle(isGentle: boolean): void
   /** The same at once, on this thread. */
   codecEncodeInline(
     codec: number,

@@ -42,6 +42,7 @@ export function threadedCodecs(binding: Binding): Codecs {
       codec === Codec.raw
         ? await stored.encode(codec, ...run)
         : mustStore(await binding.codecEncode(codec, ...run)),
+    setGentle: (isGentle) => binding.codecGentle(isGentle),
   }
 }
 
@@ -53,5 +54,6 @@ export function inlineCodecs(binding: Binding): Codecs {
       codec === Codec.raw
         ? await stored.encode(codec, ...run)
         : mustStore(binding.codecEncodeInline(codec, ...run)),
+    setGentle: () => undefined,
   }
 }

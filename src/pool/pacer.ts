@@ -1,4 +1,5 @@
 import { OperatingError } from '../base/errors.ts'
+import type { Codecs } from '../base/codec.ts'
 import type { Io } from '../io/io.ts'
 
 /** What guests have asked for so far; counted by their disks. */
@@ -17,6 +18,7 @@ const IDLE_AFTER_MS = 20
  */
 export class Pacer {
   readonly #io: Io
+  readonly #codecs: Codecs
   readonly #guests: GuestActivity
   readonly #signals: readonly (AbortSignal | undefined)[]
   readonly #isPaused: () => boolean
@@ -26,11 +28,13 @@ export class Pacer {
 
   constructor(
     io: Io,
+    codecs: Codecs,
     guests: GuestActivity,
     signals: readonly (AbortSignal | undefined)[],
     isPaused: () => boolean,
   ) {
     this.#io = io
+    this.#codecs = codecs
     this.#guests = guests
     this.#signals = signals
     this.#isPaused = isPaused
@@ -50,7 +54,9 @@ export class Pacer {
     const nowMs = this.#io.nowMs()
     if (this.#guests.operationCount !== this.#seenCount) this.#busyUntilMs = nowMs + IDLE_AFTER_MS
     this.#seenCount = this.#guests.operationCount
-    if (nowMs < this.#busyUntilMs) {
+    const isBusy = nowMs < this.#busyUntilMs
+    this.#codecs.setGentle(isBusy)
+    if (isBusy) {
       const stepMs = nowMs - this.#stepStartedMs
       await this.#sleep(Math.max(1, stepMs * (SHARE_DENOMINATOR - 1)))
     } else {

@@ -61,8 +61,9 @@ export async function reclaim(
     await markAliases(core.store, marked, run.pacer.pace)
     core.references.setMarked(marked)
     const sweepable = new Set(fixed.sweepableIds)
-    core.dedupIndex.retain(
+    await core.dedupIndex.retain(
       (segment, slot) => !sweepable.has(segment) || marked.isMarked(segment, slot),
+      run.pacer.pace,
     )
     await core.cohorts.grace()
     const sweep = await Sweep.begin(core, marked, run)

@@ -97,8 +97,14 @@ export class Upkeep {
       })
     }
     verifyHealthy(this.#core)
-    const { io, guests } = this.#core
-    const pacer = new Pacer(io, guests, [this.#closing.signal, signal], () => this.#isPaused)
+    const { io, codecs, guests } = this.#core
+    const pacer = new Pacer(
+      io,
+      codecs,
+      guests,
+      [this.#closing.signal, signal],
+      () => this.#isPaused,
+    )
     const run = {
       settleWith,
       codec: CODECS[compression],

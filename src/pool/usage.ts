@@ -120,7 +120,8 @@ export class SpaceUsage {
 
   async #run({ signal, progress = () => undefined }: UsageCall): Promise<Counted> {
     const core = this.#core
-    const pacer = new Pacer(core.io, core.guests, [signal, this.#closing.signal], () => false)
+    const signals = [signal, this.#closing.signal]
+    const pacer = new Pacer(core.io, core.codecs, core.guests, signals, () => false)
     pacer.verifyWanted()
     progress({ phase: 'checkpoint', done: 0, total: 1 })
     const { disks, importRoots, catalogueParts, cohort } = await this.#fix()

@@ -22,6 +22,8 @@ const SAMPLE_BITS_MAX = 16
 /** Above three quarters the chains get long. */
 const LOAD_NUMERATOR = 3
 const LOAD_DENOMINATOR = 4
+/** Places looked at between two pauses: well below a tenth of a millisecond. */
+const RETAIN_STEP_COUNT = 4096
 
 export class DedupIndex {
   readonly #capacityMax: number
@@ -99,9 +101,24 @@ export class DedupIndex {
     this.#allocate(capacity)
   }
 
-  /** Drops every entry that `isKept` denies. */
-  retain(isKept: (segment: number, slot: number) => boolean): void {
-    this.#rebuild(this.#tags.length, isKept)
+  /**
+   * Drops the entries that `isKept` denies, a stretch at a time; `pace` is awaited in between. An
+   * entry that moves meanwhile, because the table grows, may be passed over.
+   */
+  async retain(
+    isKept: (segment: number, slot: number) => boolean,
+    pace: () => Promise<void>,
+  ): Promise<void> {
+    for (let first = 0; first < this.#tags.length; first += RETAIN_STEP_COUNT) {
+      const end = Math.min(first + RETAIN_STEP_COUNT, this.#tags.length)
+      for (let at = first; at < end; at += 1) {
+        // What takes the place of a removed entry is looked at, too.
+        while (this.#segments[at] !== 0 && !isKept(this.#segments[at], this.#slots[at])) {
+          this.#removeAt(at)
+        }
+      }
+      await pace()
+    }
   }
 
   clear(): void {
@@ -130,18 +147,37 @@ export class DedupIndex {
     return at
   }
 
+  /** Empties a place, and moves up what would not be found across the gap (Knuth 6.4, R). */
+  #removeAt(at: number): void {
+    let gap = at
+    for (let from = (at + 1) & this.#mask; ; from = (from + 1) & this.#mask) {
+      if (this.#segments[from] === 0) break
+      const home = Math.imul(this.#tags[from], 0x9e3779b1) >>> this.#shift
+      // True when the entry's home lies behind the gap: then it is found where it is.
+      const isBehind = ((from - home) & this.#mask) < ((from - gap) & this.#mask)
+      if (isBehind) continue
+      this.#tags[gap] = this.#tags[from]
+      this.#extras[gap] = this.#extras[from]
+      this.#slots[gap] = this.#slots[from]
+      this.#segments[gap] = this.#segments[from]
+      gap = from
+    }
+    this.#segments[gap] = 0
+    this.#count -= 1
+  }
+
   #makeRoom(): void {
     if (this.#tags.length < this.#capacityMax) {
-      this.#rebuild(2 * this.#tags.length, () => true)
+      this.#rebuild(2 * this.#tags.length)
     } else if (this.#sampleBits < SAMPLE_BITS_MAX) {
       this.#sampleBits += 1
-      this.#rebuild(this.#tags.length, () => true)
+      this.#rebuild(this.#tags.length)
     } else {
       this.clear()
     }
   }
 
-  #rebuild(capacity: number, isKept: (segment: number, slot: number) => boolean): void {
+  #rebuild(capacity: number): void {
     const tags = this.#tags
     const extras = this.#extras
     const segments = this.#segments
@@ -151,7 +187,6 @@ export class DedupIndex {
     for (let from = 0; from < tags.length; from += 1) {
       const segment = segments[from]
       if (segment === 0 || !this.isSampled(tags[from])) continue
-      if (!isKept(segment, slots[from])) continue
       const at = this.#locate(tags[from], extras[from])
       this.#tags[at] = tags[from]
       this.#extras[at] = extras[from]

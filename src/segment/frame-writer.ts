@@ -22,7 +22,7 @@ const BATCH_BLOCK_COUNT: number = BATCH_BYTES / BLOCK_SIZE_BYTES
  */
 const FRAME_BYTES: Record<Codec, number> = {
   [Codec.raw]: FRAME_BYTES_MAX,
-  [Codec.lz4]: FRAME_BYTES_MAX / 2,
+  [Codec.lz4]: FRAME_BYTES_MAX / 4,
   [Codec.zstd]: FRAME_BYTES_MAX,
 }
 

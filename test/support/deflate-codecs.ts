@@ -43,4 +43,5 @@ export const deflateCodecs: Codecs = {
     }
     return Promise.resolve(storedBytes)
   },
+  setGentle: () => undefined,
 }
