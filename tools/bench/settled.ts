@@ -5,6 +5,8 @@
  */
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { HttpService } from '../../src/api/http-service.ts'
 import { formatSize } from '../../src/base/units.ts'
 import { run, Server } from '../command.ts'
 import { table } from '../table.ts'
@@ -31,6 +33,8 @@ const GUEST: Workload = {
   queueDepth: 4,
 }
 const GUEST_RATE_IOPS = 1000
+/** Between two runs of the background work. */
+const PAUSE_MS = 200
 
 interface Contender {
   name: string
@@ -130,6 +134,7 @@ async function measureGuests(
     await makePool(pool, image, null)
     await varve(pool, 'create', 'disk', String(sizeBytes))
     const server = await serveVarve(pool, '--settle', 'off')
+    const service = new HttpService(join(pool, 'control.sock'))
     try {
       const guest = async (): Promise<number> => {
         const limits = { sizeBytes, seconds: options.seconds, rateIops: GUEST_RATE_IOPS }
@@ -137,10 +142,13 @@ async function measureGuests(
       }
       await guest()
       latencies.idleUs.push(await guest())
-      latencies.settlingUs.push(await beside(pool, ['settle'], guest))
-      latencies.reclaimingUs.push(await beside(pool, ['reclaim'], guest))
+      latencies.settlingUs.push(
+        await beside(() => service.settle({ compression: 'lz4' }, {}), guest),
+      )
+      latencies.reclaimingUs.push(await beside(() => service.reclaim({}), guest))
       server.mustRun()
     } finally {
+      await service.close()
       await server.stop()
     }
     await run('rm', ['-rf', pool])
@@ -148,23 +156,20 @@ async function measureGuests(
   return latencies
 }
 
-/** What the guest sees while the command runs, again and again until the guest has its answer. */
-async function beside(
-  pool: string,
-  command: readonly string[],
-  guest: () => Promise<number>,
-): Promise<number> {
+/** What the guest sees while the work runs, again and again until the guest has its answer. */
+async function beside(work: () => Promise<unknown>, guest: () => Promise<number>): Promise<number> {
   let isOver = false
-  const work = async (): Promise<void> => {
-    do await varve(pool, ...command)
-    while (!isOver)
+  const repeat = async (): Promise<void> => {
+    while (!isOver) {
+      await work()
+      await delay(PAUSE_MS)
+    }
   }
-  const working = work()
+  const working = repeat()
   try {
     return await guest()
   } finally {
     isOver = true
-    await varve(pool, 'settle', '--resume')
     await working
   }
 }
