@@ -6,7 +6,7 @@
 import { LRUCache } from 'lru-cache'
 import { assert, must } from '../base/assert.ts'
 import type { Codec, Codecs } from '../base/codec.ts'
-import { FRAME_BYTES_MAX } from '../base/codec.ts'
+import { Codec as CodecOf, FRAME_BYTES_MAX } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
@@ -21,9 +21,14 @@ const LOAD_COUNT = 32
 /** A frame's offset in its file takes 26 bits; what is left of a number's 53 numbers the files. */
 const KEY_FACTOR = 2 ** 26
 
+/** The frame cannot be read or decoded. */
+export const FRAME_LOST = -1
+/** The frame was decoded right where its one waiter wants it. */
+export const FRAME_PLACED = -2
+
 /** Told where in the cache's memory a frame lies; valid until the call returns. */
 export interface FrameWaiter {
-  /** `memoryOffset` -1: it cannot be read or decoded. */
+  /** Or `FRAME_LOST`, or `FRAME_PLACED`. */
   frameReady(tag: number, memoryOffset: number): void
 }
 
@@ -80,7 +85,7 @@ export class FrameCache {
   /** Waits for a frame that is being loaded. */
   join(state: SegmentState, offsetBytes: number, waiter: FrameWaiter, tag: number): void {
     const load = must(this.#loads.get(keyOf(state, offsetBytes)), 'a frame being loaded')
-    load.addWaiter(offsetBytes, waiter, tag)
+    load.addWaiter(offsetBytes, waiter, tag, FRAME_LOST)
   }
 
   /** Begins to load frames that lie one behind the other; see {@link FrameLoad.addFrame}. */
@@ -107,7 +112,7 @@ export class FrameCache {
     const { state, offsets } = load
     for (let i = 0; i < offsets.length; i += 1) {
       this.#loads.delete(keyOf(state, offsets[i]))
-      const memoryOffset = result === wholeBytes ? this.#decode(load, i, at) : -1
+      const memoryOffset = result === wholeBytes ? this.#decode(load, i, at) : FRAME_LOST
       at += frameStoredBytes(load.words[2 * i + 1])
       load.tell(i, memoryOffset)
     }
@@ -128,18 +133,18 @@ export class FrameCache {
     const word1 = load.words[2 * index + 1]
     const storedBytes = frameStoredBytes(word1)
     const rawBytes = frameBlockCount(word1) * BLOCK_SIZE_BYTES
-    const memoryOffset = this.#allocate(rawBytes)
     const source = this.#io.arena.memory
-    if (storedBytes === rawBytes) {
-      source.copy(this.memory, memoryOffset, at, at + rawBytes)
-    } else {
-      const codec = frameCodec(word0) as Codec
-      const args: DecodeArgs = [source, at, storedBytes, this.memory, memoryOffset, rawBytes]
-      this.#decodedCount += 1
-      if (!this.#tryDecode(codec, args)) {
-        this.#arena.free(memoryOffset, rawBytes)
-        return -1
-      }
+    const codec = storedBytes === rawBytes ? CodecOf.raw : (frameCodec(word0) as Codec)
+    const placeOffset = load.places[index]
+    if (placeOffset >= 0) {
+      const args: DecodeArgs = [source, at, storedBytes, source, placeOffset, rawBytes]
+      return this.#tryDecode(codec, args) ? FRAME_PLACED : FRAME_LOST
+    }
+    const memoryOffset = this.#allocate(rawBytes)
+    const args: DecodeArgs = [source, at, storedBytes, this.memory, memoryOffset, rawBytes]
+    if (!this.#tryDecode(codec, args)) {
+      this.#arena.free(memoryOffset, rawBytes)
+      return FRAME_LOST
     }
     this.#frames.set(keyOf(load.state, frameOffset(word0)), { memoryOffset, rawBytes })
     return memoryOffset
@@ -148,6 +153,7 @@ export class FrameCache {
   /** A codec that this host lacks makes the block unreadable, not the pool fall over. */
   #tryDecode(codec: Codec, args: DecodeArgs): boolean {
     try {
+      if (codec !== CodecOf.raw) this.#decodedCount += 1
       return this.#codecs.decode(codec, ...args)
     } catch (error) {
       if (error instanceof OperatingError) return false
@@ -173,6 +179,8 @@ export class FrameLoad implements IoCompletion {
   readonly offsets: number[] = []
   /** The place of each, two words. */
   readonly words: number[] = []
+  /** Where in the arena the one waiter for it wants all of it, or `FRAME_LOST`. */
+  readonly places: number[] = []
   storedBytes = 0
   readonly #waiters: FrameWaiter[] = []
   readonly #tags: number[] = []
@@ -204,14 +212,18 @@ export class FrameLoad implements IoCompletion {
     }
     this.offsets.push(offsetBytes)
     this.words.push(word0, word1)
+    this.places.push(FRAME_LOST)
     this.storedBytes += storedBytes
     return true
   }
 
-  addWaiter(offsetBytes: number, waiter: FrameWaiter, tag: number): void {
+  /** `placeOffset`: where in the arena it wants the whole frame, if nobody else waits for it. */
+  addWaiter(offsetBytes: number, waiter: FrameWaiter, tag: number, placeOffset: number): void {
+    const index = this.offsets.indexOf(offsetBytes)
+    this.places[index] = this.#indexes.includes(index) ? FRAME_LOST : placeOffset
     this.#waiters.push(waiter)
     this.#tags.push(tag)
-    this.#indexes.push(this.offsets.indexOf(offsetBytes))
+    this.#indexes.push(index)
   }
 
   read(staging: number): void {
@@ -234,6 +246,7 @@ export class FrameLoad implements IoCompletion {
     this.#state = null
     this.offsets.length = 0
     this.words.length = 0
+    this.places.length = 0
     this.storedBytes = 0
     this.#waiters.length = 0
     this.#tags.length = 0

@@ -9,18 +9,22 @@ import {
   PLACE_ZERO,
   aliasSlot,
   findPlaceFault,
+  frameBlockCount,
   frameIndex,
   frameOffset,
   placeKind,
 } from '../format/directory.ts'
 import { TABLE_PAGE_SLOT_COUNT, TABLE_PAGE_SLOT_SHIFT } from '../format/segment.ts'
 import type { IoCompletion } from '../io/io.ts'
+import { FRAME_LOST, FRAME_PLACED } from './frame-cache.ts'
 import type { FrameCache, FrameWaiter } from './frame-cache.ts'
 import type { SegmentState } from './segment-state.ts'
 import type { SegmentStore } from './segment-store.ts'
 
 /** Adjacent frames are read at once: nobody asks for more slots than a MiB has. */
 const GROUP_SHIFT = 16
+/** A read of so many blocks takes whole frames to where they are wanted: 64 KiB. */
+const STREAM_BLOCK_COUNT = 16
 
 /**
  * A checked read of consecutive slots of a settled segment. Each slot's place says where its bytes
@@ -81,7 +85,11 @@ export class SettledRead implements IoCompletion, FrameWaiter {
 
   /** A frame is there; `tag` says for which blocks. */
   frameReady(tag: number, memoryOffset: number): void {
-    if (memoryOffset < 0) {
+    if (memoryOffset === FRAME_PLACED) {
+      this.#partDone(0)
+      return
+    }
+    if (memoryOffset === FRAME_LOST) {
       const slot = this.#slot + (tag & ((1 << GROUP_SHIFT) - 1))
       this.#noteDamage(slot, 'its frame cannot be read or decoded')
       this.#partDone(-Errno.EIO)
@@ -181,7 +189,10 @@ export class SettledRead implements IoCompletion, FrameWaiter {
         load ??= this.#frames.beginLoad(state)
         if (load.offsets.at(-1) !== offset && !load.addFrame(word0, word1)) break
         this.#pendingCount += 1
-        load.addWaiter(offset, this, tag)
+        // What streams by is not kept: it would push out what many read.
+        const isWhole = this.#count >= STREAM_BLOCK_COUNT && blocks === frameBlockCount(word1)
+        const place = isWhole ? this.#arenaOffset + at * BLOCK_SIZE_BYTES : FRAME_LOST
+        load.addWaiter(offset, this, tag, place)
       }
       at += blocks
     }
