@@ -33,8 +33,8 @@ const GUEST: Workload = {
   queueDepth: 4,
 }
 const GUEST_RATE_IOPS = 1000
-/** Between two runs of the background work. */
-const PAUSE_MS = 200
+/** Between two runs of the background work: more often than anybody reclaims. */
+const PAUSE_MS = 1000
 
 interface Contender {
   name: string
