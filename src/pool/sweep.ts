@@ -13,6 +13,7 @@ import type { SegmentTable } from '../segment/segment-table.ts'
 import type { PoolCore } from './core.ts'
 import type { MarkBitmap } from './mark.ts'
 import type { ReclaimRun } from './reclaim.ts'
+import { poolFull } from './space.ts'
 import type { SweepReport } from './types.ts'
 
 /** A hole smaller than this is not worth a system call and an extent: 64 KiB. */
@@ -117,8 +118,9 @@ export class Sweep {
   }
 
   async #settle(id: number, codec: ReclaimRun['codec']): Promise<void> {
-    const { references } = this.#core
+    const { references, space } = this.#core
     try {
+      await this.#verifyRoom(id)
       const settled = await this.#settler.settle({
         id,
         codec,
@@ -126,6 +128,7 @@ export class Sweep {
         admits: (segment, slot) => references.admitsAlias(segment, slot),
         pace: this.#run.pacer.pace,
       })
+      await space.refresh()
       const { report } = this
       report.settledSegmentCount += 1
       report.zeroBytes += settled.zeroCount * BLOCK_SIZE_BYTES
@@ -137,6 +140,15 @@ export class Sweep {
       if (error instanceof OperatingError && error.code === 'canceled') throw error
       this.#skip(error)
     }
+  }
+
+  /** Old and new lie side by side for a while; guests' room is not taken for it when short. */
+  async #verifyRoom(id: number): Promise<void> {
+    const { store, space } = this.#core
+    const bytes = await store.allocatedBytes(id)
+    if (space.admitsSmall(bytes)) return
+    await space.refresh()
+    if (!space.admitsSmall(bytes)) throw poolFull()
   }
 
   /** A segment that is damaged, or for which there is no room, stays as it is. */

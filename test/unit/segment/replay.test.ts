@@ -30,12 +30,8 @@ void t.test('a replay keeps its file, however many others are opened beside it',
   const imageIds = await bulkIds(world)
   t.ok(imageIds.length > FILE_COUNT_MAX, 'more files than may stay open')
   const { store, superblock } = await openBareStore(world, FILE_COUNT_MAX)
-  const replay = new LogReplay(
-    world.io,
-    store,
-    superblock.position,
-    superblock.clean,
-    (work) => work(),
+  const replay = new LogReplay(world.io, store, superblock.position, superblock.clean, (work) =>
+    work(),
   )
   await world.run(replay.prepare())
   let visitCount = 0
