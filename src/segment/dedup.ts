@@ -121,7 +121,7 @@ export class Deduper {
     const segment = this.#candidates[2 * at]
     const slot = this.#candidates[2 * at + 1]
     const result = await ioResult((completion) => {
-      this.#store.probe(segment, slot, run, this.#piece, completion, 0)
+      this.#store.read(segment, slot, run, this.#piece, completion, 0, true)
     })
     if (result !== 0) {
       if (run > 1) await this.#compareHalves(arenaOffset, at, run, found)

@@ -217,7 +217,8 @@ export class SegmentStore {
   /**
    * Reads `count` blocks at (segment, slot) into the arena and checks them. Completes with 0, or
    * -EIO for a mismatch, a missing segment or a failed read. What is in the cache of frames
-   * completes inside the call.
+   * completes inside the call. A *probe* is of what may no longer be there: nothing but the result
+   * says that it is not.
    */
   read(
     segment: number,
@@ -226,30 +227,7 @@ export class SegmentStore {
     arenaOffset: number,
     completion: IoCompletion,
     tag: number,
-  ): void {
-    this.#start(segment, slot, count, arenaOffset, completion, tag, false)
-  }
-
-  /** As `read`, of what may no longer be there: nothing but the result says that it is not. */
-  probe(
-    segment: number,
-    slot: number,
-    count: number,
-    arenaOffset: number,
-    completion: IoCompletion,
-    tag: number,
-  ): void {
-    this.#start(segment, slot, count, arenaOffset, completion, tag, true)
-  }
-
-  #start(
-    segment: number,
-    slot: number,
-    count: number,
-    arenaOffset: number,
-    completion: IoCompletion,
-    tag: number,
-    isProbe: boolean,
+    isProbe = false,
   ): void {
     const state = this.#segments.get(segment) ?? null
     if (state !== null && state.isSettled && this.isReady(state, slot, count)) {

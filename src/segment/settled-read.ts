@@ -159,8 +159,7 @@ export class SettledRead implements IoCompletion, FrameWaiter {
     }
     this.#pendingCount += 1
     const offset = this.#arenaOffset + at * BLOCK_SIZE_BYTES
-    if (this.#isProbe) this.#store.probe(segment, slot, count, offset, this, 0)
-    else this.#store.read(segment, slot, count, offset, this, 0)
+    this.#store.read(segment, slot, count, offset, this, 0, this.#isProbe)
     return count
   }
 
