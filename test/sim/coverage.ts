@@ -87,11 +87,11 @@ export function watchPool(coverage: Coverage): () => void {
     ),
     interpose(
       store,
-      'probe',
+      'read',
       (original) =>
-        function (this: SegmentStore, segment, slot, ...rest) {
-          noteProbe(coverage, this, segment, slot)
-          original.call(this, segment, slot, ...rest)
+        function (this: SegmentStore, segment, slot, count, at, completion, tag, isProbe) {
+          if (isProbe === true) noteProbe(coverage, this, segment, slot)
+          original.call(this, segment, slot, count, at, completion, tag, isProbe)
         },
     ),
     interpose(
