@@ -127,8 +127,14 @@ function drawImport(draw: Draw): ControlOperation | null {
   const isAborted = draw.prng.chance(0.2)
   const run = async (pool: SimPool): Promise<unknown> => {
     const bulk = await pool.beginImport({ name, sizeBytes })
-    for (const { offsetBytes, bytes } of body.pieces) await bulk.write(offsetBytes, bytes)
-    return isAborted ? bulk.abort() : bulk.commit()
+    try {
+      for (const { offsetBytes, bytes } of body.pieces) await bulk.write(offsetBytes, bytes)
+      return isAborted ? await bulk.abort() : await bulk.commit()
+    } catch (error) {
+      // As everyone does: what an import that failed refers to is live until it is given up.
+      await bulk.abort()
+      throw error
+    }
   }
   const title = `import ${name}${isAborted ? ' aborted' : ''}`
   const after = isAborted ? draw.state : withVolume(draw.state, body.volume)
