@@ -4,6 +4,7 @@
  */
 import fc from 'fast-check'
 import t from 'tap'
+import { Codec } from '../../../src/base/codec.ts'
 import { openWasmChecksum } from '../../../src/base/xxh64-wasm.ts'
 import {
   EntryKind,
@@ -23,6 +24,7 @@ import {
   DATA_SLOT_END,
   DATA_SLOT_FIRST,
   SegmentKind,
+  DIRECTORY_PAGE_BYTES,
   TABLE_PAGE_COUNT,
   encodeSegmentFooter,
   encodeSegmentHeader,
@@ -209,10 +211,29 @@ t.test('footers that cannot be are refused though their checksum holds', async (
     [32, 0],
     [32, 3],
     [36, 0],
-    [36, 2],
+    [36, 3],
     [40, 0],
     [40, DATA_SLOT_END + 1],
   ]
+  const settled = {
+    directoryBytes: new Uint32Array(TABLE_PAGE_COUNT),
+    directoryCodec: Codec.lz4,
+    frameBytes: 0,
+    frameSlotCount: 0,
+    aliasCount: 0,
+    zeroCount: 0,
+  }
+  for (const [offset, value] of [
+    [304, DIRECTORY_PAGE_BYTES + 1],
+    [432, 3],
+  ] as const) {
+    encodeSegmentFooter({ ...fields, settled }, pool, page, 0, checksum)
+    t.not(tryDecodeSegmentFooter(page, 0, pool, 3, checksum), null, 'settled')
+    new DataView(page.buffer).setUint32(offset, value, true)
+    sealPage(page, 0, checksum)
+    const decoded = tryDecodeSegmentFooter(page, 0, pool, 3, checksum)
+    t.equal(decoded, null, `settled, ${value} at ${offset}`)
+  }
   for (const [offset, value] of nonsense) {
     encodeSegmentFooter(fields, pool, page, 0, checksum)
     new DataView(page.buffer).setUint32(offset, value, true)
