@@ -66,7 +66,7 @@ async function readAll(pool: string, names: readonly string[]): Promise<void> {
   const reader = async (): Promise<void> => {
     for (let name = left.pop(); name !== undefined; name = left.pop()) {
       const uri = varveUri(pool, name)
-      const words = ['-f', 'raw', '-C', '-c', `read -q 0 ${READ_BYTES}`, '-r', uri]
+      const words = ['-f', 'raw', '-c', `read -q 0 ${READ_BYTES}`, '-r', uri]
       await run('qemu-io', words)
     }
   }
