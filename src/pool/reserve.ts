@@ -60,9 +60,10 @@ export class Reserve {
     const [name] = this.#pieces.keys()
     if (name === undefined) return false
     await this.#io.remove(`${this.#folder}/${name}`)
+    // Gone, also when the sync fails (seed 1695).
+    this.#pieces.delete(name)
     // Some filesystems hand out freed blocks only when the removal is durable.
     await this.#io.syncDirectory(this.#folder)
-    this.#pieces.delete(name)
     return true
   }
 
