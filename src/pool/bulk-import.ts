@@ -6,16 +6,16 @@
  */
 import { assert } from '../base/assert.ts'
 import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'
-import { isZero } from '../base/bytes.ts'
 import { ARENA_PIECE_BYTES_MAX, allocateArena } from '../io/arena.ts'
 import type { CatalogueOperation } from '../format/catalogue.ts'
 import { emptyRoot, rootAddress } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
 import { Lookup } from '../map/page-tables.ts'
 import { BulkWriter } from '../segment/bulk-writer.ts'
-import { Deduper } from '../segment/dedup.ts'
+import { Deduper, addressRun } from '../segment/dedup.ts'
 import type { Admission } from '../segment/dedup.ts'
 import { SEAL_BYTES } from '../segment/seal.ts'
+import { ZeroBlocks } from '../segment/zero-blocks.ts'
 import { writeMostNodes } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
@@ -52,7 +52,7 @@ export class BulkVolumeImport implements BulkImport {
   readonly #admits: Admission
   readonly #root: MapRoot = emptyRoot()
   readonly #epoch: number
-  readonly #zeroHash: Uint32Array = new Uint32Array(2)
+  readonly #zeroBlocks: ZeroBlocks
   readonly #found: Lookup = new Lookup()
   #nextBlock = 0
   /** The last write or commit begun; an abort lets it end. */
@@ -75,7 +75,7 @@ export class BulkVolumeImport implements BulkImport {
     this.#admits = (segment, slot) => core.references.admits(segment, slot, this)
     this.#epoch = core.catalogue.newEpoch()
     this.#writer = new BulkWriter(core.io, core.store, PIECE_BLOCK_COUNT, memory.staging)
-    core.checksum.hashBlocks(new Uint8Array(BLOCK_SIZE_BYTES), 0, 1, this.#zeroHash, 0)
+    this.#zeroBlocks = new ZeroBlocks(core.checksum)
   }
 
   static async begin(
@@ -212,7 +212,7 @@ export class BulkVolumeImport implements BulkImport {
       if (this.#isZeroBlock(hashes, done)) {
         done += 1
       } else if (this.#equal[2 * done] !== 0) {
-        const run = this.#equalRun(done, count)
+        const run = addressRun(this.#equal, done, count)
         const referred = await this.#referRun(firstBlock + done, run, done)
         if (!referred) await this.#appendRun(firstBlock + done, run, done, hashes)
         done += run
@@ -231,21 +231,6 @@ export class BulkVolumeImport implements BulkImport {
     return end - index
   }
 
-  /** Blocks from `index` on whose equals lie one behind the other. */
-  #equalRun(index: number, count: number): number {
-    const segment = this.#equal[2 * index]
-    const slot = this.#equal[2 * index + 1]
-    let run = 1
-    while (
-      index + run < count &&
-      this.#equal[2 * (index + run)] === segment &&
-      this.#equal[2 * (index + run) + 1] === slot + run
-    ) {
-      run += 1
-    }
-    return run
-  }
-
   /** Maps blocks to what is stored; false when that may not be referred to any more. */
   async #referRun(blockIndex: number, count: number, pieceBlock: number): Promise<boolean> {
     const { tables } = this.#core
@@ -262,12 +247,9 @@ export class BulkVolumeImport implements BulkImport {
     return true
   }
 
-  /** The hash says it may be; the bytes decide. */
   #isZeroBlock(hashes: Uint32Array, index: number): boolean {
-    if (hashes[2 * index] !== this.#zeroHash[0]) return false
-    if (hashes[2 * index + 1] !== this.#zeroHash[1]) return false
     const start = this.#blocks + index * BLOCK_SIZE_BYTES
-    return isZero(this.#core.io.arena.memory, start, start + BLOCK_SIZE_BYTES)
+    return this.#zeroBlocks.isZero(this.#core.io.arena.memory, start, hashes, 2 * index)
   }
 
   async #appendRun(

@@ -26,10 +26,6 @@ import type { Pacer } from './pacer.ts'
 import { Sweep } from './sweep.ts'
 import type { ReclaimProgress, ReclaimReport } from './types.ts'
 
-export interface ImportsInProgress {
-  roots(): MapRoot[]
-}
-
 interface Fixed {
   roots: { segment: number; slot: number }[]
   parts: readonly PartAddress[]
@@ -48,7 +44,7 @@ export interface ReclaimRun {
 export async function reclaim(
   core: PoolCore,
   checkpointer: Checkpointer,
-  imports: ImportsInProgress,
+  imports: Iterable<{ readonly root: MapRoot }>,
   run: ReclaimRun,
 ): Promise<ReclaimReport> {
   run.progress({ phase: 'checkpoint', done: 0, total: 1 })
@@ -87,7 +83,7 @@ export async function reclaim(
 async function fixState(
   core: PoolCore,
   checkpointer: Checkpointer,
-  imports: ImportsInProgress,
+  imports: Iterable<{ readonly root: MapRoot }>,
 ): Promise<Fixed> {
   const { log, store, catalogue, space } = core
   await space.withReserve(() => log.sealOpen())
@@ -97,7 +93,7 @@ async function fixState(
     atFixed: () => {
       const roots = []
       for (const disk of catalogue.disks()) roots.push(rootAddress(disk.root))
-      for (const root of imports.roots()) roots.push(rootAddress(root))
+      for (const { root } of imports) roots.push(rootAddress(root))
       const { unfinishedIds } = core.references
       const busy = new Set([...unfinishedIds, log.openSegmentId, log.spareSegmentId])
       const sweepableIds = store.ids().filter((id) => !busy.has(id) && store.get(id).sealed)

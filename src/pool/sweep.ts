@@ -118,7 +118,7 @@ export class Sweep {
   }
 
   async #settle(id: number, codec: ReclaimRun['codec']): Promise<void> {
-    const { references, space } = this.#core
+    const { references } = this.#core
     try {
       await this.#verifyRoom(id)
       const settled = await this.#settler.settle({
@@ -128,7 +128,6 @@ export class Sweep {
         admits: (segment, slot) => references.admitsAlias(segment, slot),
         pace: this.#run.pacer.pace,
       })
-      await space.refresh()
       const { report } = this
       report.settledSegmentCount += 1
       report.zeroBytes += settled.zeroCount * BLOCK_SIZE_BYTES

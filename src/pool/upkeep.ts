@@ -114,10 +114,7 @@ export class Upkeep {
         progress(now)
       },
     }
-    const imports = {
-      roots: () => [...this.#imports].map((one) => one.root),
-    }
-    this.#running = reclaim(this.#core, this.#checkpointer, imports, run)
+    this.#running = reclaim(this.#core, this.#checkpointer, this.#imports, run)
     try {
       return await this.#running
     } finally {

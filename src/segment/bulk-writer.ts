@@ -73,10 +73,9 @@ export class BulkWriter {
     const state = must(this.#current, 'the bulk segment being filled')
     assert(blockCount <= this.slotsLeft, 'the blocks fit the segment')
     const slot = this.#slot
-    const vector = { pairs: Uint32Array.of(arenaOffset, blockCount * BLOCK_SIZE_BYTES), count: 1 }
     const file = must(state.file, 'the bulk segment file')
-    const result = this.#io.writeSync(file, slot * BLOCK_SIZE_BYTES, vector)
-    this.#store.mustSucceed(result, 'write', state.id)
+    const lengthBytes = blockCount * BLOCK_SIZE_BYTES
+    this.#store.write(file, state.id, slot * BLOCK_SIZE_BYTES, arenaOffset, lengthBytes)
     state.setChecksums(slot, blockCount, checksums, index)
     this.#slot += blockCount
     return { segment: state.id, slot }

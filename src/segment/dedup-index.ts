@@ -138,8 +138,7 @@ export class DedupIndex {
 
   /** Index of the entry, or of the free place where it would lie. */
   #locate(tag: number, extra: number): number {
-    // Multiplicative hashing (Knuth 6.4): the tag's low bits may all be zero.
-    let at = Math.imul(tag, 0x9e3779b1) >>> this.#shift
+    let at = homeOf(tag, this.#shift)
     while (this.#segments[at] !== 0) {
       if (this.#tags[at] === tag && this.#extras[at] === extra) return at
       at = (at + 1) & this.#mask
@@ -152,7 +151,7 @@ export class DedupIndex {
     let gap = at
     for (let from = (at + 1) & this.#mask; ; from = (from + 1) & this.#mask) {
       if (this.#segments[from] === 0) break
-      const home = Math.imul(this.#tags[from], 0x9e3779b1) >>> this.#shift
+      const home = homeOf(this.#tags[from], this.#shift)
       // True when the entry's home lies behind the gap: then it is found where it is.
       const isBehind = ((from - home) & this.#mask) < ((from - gap) & this.#mask)
       if (isBehind) continue
@@ -202,7 +201,18 @@ export class DedupIndex {
     this.#slots = new Uint16Array(capacity)
     this.#segments = new Uint32Array(capacity)
     this.#mask = capacity - 1
-    this.#shift = Math.clz32(capacity) + 1
-    assert(1 << (32 - this.#shift) === capacity, 'a table’s capacity is a power of two')
+    this.#shift = homeShift(capacity)
   }
+}
+
+/** For `homeOf` in a table of so many places, a power of two. */
+export function homeShift(capacity: number): number {
+  const shift = Math.clz32(capacity) + 1
+  assert(1 << (32 - shift) === capacity, 'a table’s capacity is a power of two')
+  return shift
+}
+
+/** Where a tag's chain begins: multiplicative hashing (Knuth 6.4), as its low bits may be zero. */
+export function homeOf(tag: number, shift: number): number {
+  return Math.imul(tag, 0x9e3779b1) >>> shift
 }

@@ -9,6 +9,7 @@ import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
 import type { Arena } from '../io/arena.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
 import { ioResult } from '../io/io.ts'
+import { homeOf, homeShift } from './dedup-index.ts'
 import type { DedupIndex } from './dedup-index.ts'
 import type { SegmentStore } from './segment-store.ts'
 import type { SegmentTable } from './segment-table.ts'
@@ -16,7 +17,7 @@ import type { SegmentTable } from './segment-table.ts'
 /** Segments whose tables are kept: 192 KiB or 320 KiB each. */
 const NEIGHBOUR_COUNT_MAX = 16
 const NEIGHBOUR_CAPACITY: number = 2 * SEGMENT_SLOT_COUNT
-const NEIGHBOUR_SHIFT: number = Math.clz32(NEIGHBOUR_CAPACITY) + 1
+const NEIGHBOUR_SHIFT: number = homeShift(NEIGHBOUR_CAPACITY)
 
 /** Blocks matched at once. */
 export const MATCH_BLOCK_COUNT_MAX: number = ARENA_PIECE_BYTES_MAX / BLOCK_SIZE_BYTES
@@ -68,7 +69,7 @@ export class Deduper {
     if (!any) return
     for (let at = 0; at < count; at += 1) {
       if (candidates[2 * at] === 0) continue
-      const run = this.#runFrom(at, count)
+      const run = addressRun(candidates, at, count)
       await this.#compare(arenaOffset + at * BLOCK_SIZE_BYTES, at, run, found)
       at += run - 1
     }
@@ -101,20 +102,6 @@ export class Deduper {
       const table = await this.#store.loadTable(segment).catch(() => null)
       if (table !== null) this.#neighbours.set(segment, new Neighbours(table))
     }
-  }
-
-  /** How many candidates from `at` on lie one behind the other. */
-  #runFrom(at: number, count: number): number {
-    const candidates = this.#candidates
-    let run = 1
-    while (
-      at + run < count &&
-      candidates[2 * (at + run)] === candidates[2 * at] &&
-      candidates[2 * (at + run) + 1] === candidates[2 * at + 1] + run
-    ) {
-      run += 1
-    }
-    return run
   }
 
   async #compare(arenaOffset: number, at: number, run: number, found: Uint32Array): Promise<void> {
@@ -168,7 +155,7 @@ class Neighbours {
     for (let slot = DATA_SLOT_FIRST; slot < DATA_SLOT_END; slot += 1) {
       // What an alias points to is the better candidate, and has the same fingerprint.
       if (!table.hasBlock(slot) || table.kindOf(slot) === PLACE_ALIAS) continue
-      let at = bucketOf(table.checksums[2 * slot])
+      let at = homeOf(table.checksums[2 * slot], NEIGHBOUR_SHIFT)
       while (this.#slots[at] !== 0) at = (at + 1) & (NEIGHBOUR_CAPACITY - 1)
       this.#slots[at] = slot
     }
@@ -177,7 +164,7 @@ class Neighbours {
   /** A slot, or 0. */
   find(tag: number, high: number): number {
     const { checksums } = this.#table
-    for (let at = bucketOf(tag); ; at = (at + 1) & (NEIGHBOUR_CAPACITY - 1)) {
+    for (let at = homeOf(tag, NEIGHBOUR_SHIFT); ; at = (at + 1) & (NEIGHBOUR_CAPACITY - 1)) {
       const slot = this.#slots[at]
       if (slot === 0) return 0
       if (checksums[2 * slot] === tag && checksums[2 * slot + 1] === high) return slot
@@ -185,6 +172,17 @@ class Neighbours {
   }
 }
 
-function bucketOf(tag: number): number {
-  return Math.imul(tag, 0x9e3779b1) >>> NEIGHBOUR_SHIFT
+/** How many of the addresses from `index` on, two words each, lie one behind the other. */
+export function addressRun(addresses: Uint32Array, index: number, count: number): number {
+  const segment = addresses[2 * index]
+  const slot = addresses[2 * index + 1]
+  let run = 1
+  while (
+    index + run < count &&
+    addresses[2 * (index + run)] === segment &&
+    addresses[2 * (index + run) + 1] === slot + run
+  ) {
+    run += 1
+  }
+  return run
 }

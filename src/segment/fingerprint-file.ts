@@ -9,7 +9,7 @@ import {
   encodeFingerprintPage,
   tryDecodeFingerprintHead,
 } from '../format/fingerprints.ts'
-import type { FingerprintEntry } from '../format/fingerprints.ts'
+import type { FingerprintEntry, FingerprintHead } from '../format/fingerprints.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import { allocateArena } from '../io/arena.ts'
@@ -19,6 +19,8 @@ import type { DedupIndex } from './dedup-index.ts'
 import type { SegmentStore } from './segment-store.ts'
 
 const WINDOW_PAGE_COUNT = 64
+/** What errors name where no segment is meant; nobody but `Fingerprints` sees them. */
+const NO_SEGMENT = 0
 const WINDOW_BYTES: number = WINDOW_PAGE_COUNT * PAGE_SIZE_BYTES
 
 /** Written aside and renamed: a crash leaves the file of before, whose generation is then wrong. */
@@ -37,7 +39,7 @@ export async function saveFingerprints(
     await removeIfThere(io, aside)
     file = await io.open(aside, 'create')
     await writePages(store, index, file, window, generation)
-    await store.syncFile(file, 0)
+    await store.syncFile(file, NO_SEGMENT)
     await io.close(file)
     file = null
     await io.rename(aside, path)
@@ -64,8 +66,7 @@ async function writePages(
   let offsetBytes = 0
   const flush = (): void => {
     const lengthBytes = pagesInWindow * PAGE_SIZE_BYTES
-    const vector = { pairs: Uint32Array.of(window, lengthBytes), count: 1 }
-    store.mustSucceed(io.writeSync(file, offsetBytes, vector), 'write the fingerprints of', 0)
+    store.write(file, NO_SEGMENT, offsetBytes, window, lengthBytes)
     offsetBytes += lengthBytes
     pagesInWindow = 0
   }
@@ -95,7 +96,7 @@ export async function tryLoadFingerprints(
   poolPath: string,
   generation: number,
 ): Promise<boolean> {
-  const { io, checksum, poolId } = store
+  const { io, checksum } = store
   let file: IoFile
   try {
     file = await io.open(`${poolPath}/${FINGERPRINT_FILE}`, 'read')
@@ -109,10 +110,9 @@ export async function tryLoadFingerprints(
     })
   try {
     const { memory } = io.arena
-    let filledBytes = await fill(0)
-    if (filledBytes < PAGE_SIZE_BYTES) return false
-    const head = tryDecodeFingerprintHead(memory, window, poolId, checksum)
+    const head = await tryReadHead(store, file, window)
     if (head?.generation !== generation) return false
+    let filledBytes = await fill(0)
     index.reserve(head.pageCount * ENTRIES_PER_PAGE, head.sampleBits)
     const set = (segment: number, slot: number, tag: number, extra: number): void => {
       if (slot >= DATA_SLOT_FIRST && slot < DATA_SLOT_END) index.set(tag, extra, segment, slot)
@@ -130,6 +130,20 @@ export async function tryLoadFingerprints(
   }
 }
 
+/** Reads the first page to `page` of the arena; null when it is no head of this pool's file. */
+async function tryReadHead(
+  store: SegmentStore,
+  file: IoFile,
+  page: number,
+): Promise<FingerprintHead | null> {
+  const { io, checksum, poolId } = store
+  const result = await ioResult((completion) => {
+    io.read(file, 0, page, PAGE_SIZE_BYTES, completion, 0)
+  })
+  if (result !== PAGE_SIZE_BYTES) return null
+  return tryDecodeFingerprintHead(io.arena.memory, page, poolId, checksum)
+}
+
 /** Says of a file that nothing in it has changed since, though the pool was opened and closed. */
 export async function retagFingerprints(
   store: SegmentStore,
@@ -143,16 +157,10 @@ export async function retagFingerprints(
   const file = await io.open(path, 'write')
   const page = await allocateArena(io.arena, PAGE_SIZE_BYTES)
   try {
-    const result = await ioResult((completion) => {
-      io.read(file, 0, page, PAGE_SIZE_BYTES, completion, 0)
-    })
-    if (result !== PAGE_SIZE_BYTES) return
-    const { memory } = io.arena
-    const head = tryDecodeFingerprintHead(memory, page, poolId, checksum)
+    const head = await tryReadHead(store, file, page)
     if (head?.generation !== from) return
-    encodeFingerprintHead({ ...head, generation: to }, poolId, memory, page, checksum)
-    const vector = { pairs: Uint32Array.of(page, PAGE_SIZE_BYTES), count: 1 }
-    store.mustSucceed(io.writeSync(file, 0, vector), 'write the fingerprints of', 0)
+    encodeFingerprintHead({ ...head, generation: to }, poolId, io.arena.memory, page, checksum)
+    store.write(file, NO_SEGMENT, 0, page, PAGE_SIZE_BYTES)
   } finally {
     await io.close(file)
     io.arena.free(page, PAGE_SIZE_BYTES)

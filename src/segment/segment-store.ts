@@ -176,8 +176,7 @@ export class SegmentStore {
       file = await this.io.open(this.pathOf(id), 'create')
       const memory = this.io.arena.memory
       encodeSegmentHeader(header, this.poolId, memory, page, this.checksum)
-      const vector = { pairs: Uint32Array.of(page, PAGE_SIZE_BYTES), count: 1 }
-      this.mustSucceed(this.io.writeSync(file, 0, vector), 'write', id)
+      this.write(file, id, 0, page, PAGE_SIZE_BYTES)
       await this.syncFile(file, id)
       await this.io.syncDirectory(this.#folder)
     } catch (error) {
@@ -197,6 +196,18 @@ export class SegmentStore {
     this.#segments.set(id, state)
     this.#allocated.noteChanged(id)
     return state
+  }
+
+  /** Writes one piece of the arena into a segment's file. Throws `no-space` or `io`. */
+  write(
+    file: IoFile,
+    id: number,
+    offsetBytes: number,
+    arenaOffset: number,
+    lengthBytes: number,
+  ): void {
+    const vector = { pairs: Uint32Array.of(arenaOffset, lengthBytes), count: 1 }
+    this.mustSucceed(this.io.writeSync(file, offsetBytes, vector), 'write', id)
   }
 
   async syncFile(file: IoFile, id: number): Promise<void> {

@@ -106,10 +106,6 @@ export class TablePageLoader {
     if (storedBytes === 0) return words
     const offsetBytes = directoryPageOffset(settled, index)
     await this.#readStored(file, footer, index, offsetBytes, storedBytes, staging)
-    if (storedBytes === DIRECTORY_PAGE_BYTES) {
-      this.#copy(staging, words)
-      return words
-    }
     const { memory } = this.#io.arena
     const bytes = new Uint8Array(words.buffer)
     const codec = settled.directoryCodec

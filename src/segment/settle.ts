@@ -14,7 +14,6 @@ import { assert, must } from '../base/assert.ts'
 import type { Codec, Codecs } from '../base/codec.ts'
 import { FRAME_BYTES_MAX } from '../base/codec.ts'
 import { CorruptionError, OperatingError } from '../base/errors.ts'
-import { isZero } from '../base/bytes.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { PLACE_DEAD, PLACE_FRAME, PLACE_ZERO, aliasSlot, isLower } from '../format/directory.ts'
 import type { FramePlace } from '../format/directory.ts'
@@ -41,6 +40,7 @@ import { FrameWriter } from './frame-writer.ts'
 import { Rewrite } from './rewrite.ts'
 import type { SettleReport } from './rewrite.ts'
 import type { SegmentStore } from './segment-store.ts'
+import { ZeroBlocks } from './zero-blocks.ts'
 
 /** Blocks dealt with between two pauses: about a tenth of a millisecond of the engine's time. */
 const STEP_BLOCK_COUNT = 32
@@ -67,7 +67,7 @@ export class SegmentSettler {
   readonly #codecs: Codecs
   readonly #index: DedupIndex
   readonly #deduper: Deduper
-  readonly #zeroHash: Uint32Array = new Uint32Array(2)
+  readonly #zeroBlocks: ZeroBlocks
   /** Arena memory for the blocks of a step … */
   readonly #step: number
   /** … and for those they are compared with. */
@@ -89,7 +89,7 @@ export class SegmentSettler {
     this.#deduper = new Deduper(store, index, compared)
     this.#step = step
     this.#compared = compared
-    store.checksum.hashBlocks(new Uint8Array(BLOCK_SIZE_BYTES), 0, 1, this.#zeroHash, 0)
+    this.#zeroBlocks = new ZeroBlocks(store.checksum)
   }
 
   static async create(
@@ -276,10 +276,8 @@ export class SegmentSettler {
   }
 
   #isZeroBlock(index: number): boolean {
-    if (this.#hashes[2 * index] !== this.#zeroHash[0]) return false
-    if (this.#hashes[2 * index + 1] !== this.#zeroHash[1]) return false
-    const start = this.#blockOffset(index)
-    return isZero(this.#io.arena.memory, start, start + BLOCK_SIZE_BYTES)
+    const { memory } = this.#io.arena
+    return this.#zeroBlocks.isZero(memory, this.#blockOffset(index), this.#hashes, 2 * index)
   }
 
   #blockOffset(index: number): number {
@@ -341,22 +339,14 @@ export class SegmentSettler {
     assert(verifiedCount === frameSlotCount, 'every block that was kept is in a frame (I6)')
   }
 
-  #decode(frame: FramePlace, decoded: number): boolean {
+  #decode({ codec, storedBytes, blockCount }: FramePlace, decoded: number): boolean {
     const { memory } = this.#io.arena
-    const { codec, storedBytes } = frame
-    const rawBytes = frame.blockCount * BLOCK_SIZE_BYTES
-    if (storedBytes === rawBytes) {
-      memory.copyWithin(decoded, this.#step, this.#step + rawBytes)
-      return true
-    }
-    const args = [memory, this.#step, storedBytes, memory, decoded, rawBytes] as const
-    return this.#codecs.decode(codec, ...args)
+    const args = [memory, this.#step, storedBytes, memory, decoded] as const
+    return this.#codecs.decode(codec, ...args, blockCount * BLOCK_SIZE_BYTES)
   }
 
   #write(rewrite: Rewrite, offsetBytes: number, arenaOffset: number, lengthBytes: number): void {
-    const vector = { pairs: Uint32Array.of(arenaOffset, lengthBytes), count: 1 }
-    const result = this.#io.writeSync(rewrite.file, offsetBytes, vector)
-    this.#store.mustSucceed(result, 'write', rewrite.id)
+    this.#store.write(rewrite.file, rewrite.id, offsetBytes, arenaOffset, lengthBytes)
   }
 }
 
