@@ -204,4 +204,7 @@ t.test('the summary of a test run counts tests and never hides a failure', async
   t.strictSame(count(file(true, 'ok 1 - one'), 1), [1, 1], 'an exit code nobody explains')
   t.strictSame(count(['    ok 1 - one']), [1, 1], 'results cut short')
   t.strictSame(count(file(true, 'ok 1 - one', '  ---', '  at: |', '    not ok 9', '  ...')), [1, 0])
+  const told = ['    ok 1 - x', '    not ok 2 - y is z', 'not ok 1 - one', 'ok 2 - two # SKIP no w']
+  const { remarks } = summarize(file(false, ...told).join('\n'), 1)
+  t.strictSame(remarks, ['failed: one: y is z', 'skipped: two (no w)'], 'and says why')
 })

@@ -26,12 +26,17 @@ export function summarize(tapText: string, tapExitCode: number): TestSummary {
   const skipped: string[] = []
   let failedInFile = 0
   let passedInFile = 0
+  /** The first assertion that failed in the test whose own point is still to come. */
+  let reason: string | null = null
   for (const point of readPoints(tapText)) {
     const isSkipped = /^(skip|todo)/i.test(point.directive)
-    if (point.level === 1) {
-      if (isSkipped) skipped.push(point.name)
+    if (point.level > 1) {
+      if (!point.ok && !isSkipped) reason ??= point.name
+    } else if (point.level === 1) {
+      if (isSkipped) skipped.push(`${point.name}${reasonOf(point.directive)}`)
       else if (point.ok) passedInFile += 1
-      else failedInFile += fail(summary, point.name)
+      else failedInFile += fail(summary, reason === null ? point.name : `${point.name}: ${reason}`)
+      reason = null
     } else if (point.level === 0) {
       // A file that fails although no test in it did has thrown, timed out or leaked.
       if (!point.ok && failedInFile === 0) failedInFile += fail(summary, point.name)
@@ -53,6 +58,12 @@ export function summarize(tapText: string, tapExitCode: number): TestSummary {
   }
   for (const name of skipped) summary.remarks.push(`skipped: ${name}`)
   return summary
+}
+
+/** What stands behind `skip`, such as ` (no fusermount3 here)`. */
+function reasonOf(directive: string): string {
+  const reason = directive.replace(/^(skip|todo)/i, '').trim()
+  return reason === '' ? '' : ` (${reason})`
 }
 
 function fail(summary: TestSummary, name: string): 1 {
