@@ -2,8 +2,9 @@
 import { constants } from 'node:fs'
 import { access, stat } from 'node:fs/promises'
 import { release } from 'node:os'
-import { delimiter, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { OperatingError } from '../base/errors.ts'
+import { TOOL_FOLDERS } from '../base/host-tool.ts'
 import { findStale, fixStale } from '../host/stale.ts'
 import type { FixStep } from '../host/stale.ts'
 import { openHostWorld } from '../host/world.ts'
@@ -147,8 +148,7 @@ async function ringFinding(): Promise<Finding> {
 }
 
 async function toolFinding(tool: Tool): Promise<Finding> {
-  const folders = (process.env.PATH ?? '').split(delimiter).concat('/usr/sbin', '/sbin')
-  for (const folder of folders.filter((name) => name !== '')) {
+  for (const folder of TOOL_FOLDERS) {
     const path = join(folder, tool.command)
     if (await isExecutable(path)) {
       return { subject: tool.command, state: 'ok', fact: path, remedy: null }

@@ -8,6 +8,7 @@ import { accessSync, constants } from 'node:fs'
 import type { Readable, Writable } from 'node:stream'
 import { must } from '../base/assert.ts'
 import { OperatingError } from '../base/errors.ts'
+import { TOOL_FOLDERS, toolEnvironment } from '../base/host-tool.ts'
 import { GIB } from '../base/units.ts'
 
 /** The tools and the Debian packages that hold them. */
@@ -22,7 +23,6 @@ const PACKAGES = {
 
 export type ImageTool = keyof typeof PACKAGES
 
-const TOOL_FOLDERS = ['/usr/local/bin', '/usr/bin', '/bin', '/usr/local/sbin', '/usr/sbin', '/sbin']
 /** Threads' stacks and caches for the largest clusters; address space, not memory. */
 const ADDRESS_SPACE_BYTES_MAX: number = 4 * GIB
 const OPEN_FILES_MAX = 128
@@ -86,7 +86,7 @@ export class LimitedProcess {
     const words = [mustFind('prlimit'), ...limits, '--', mustFind(tool), ...args]
     const child = spawn(mustFind('setpriv'), ['--pdeathsig', 'KILL', ...words], {
       cwd: '/',
-      env: { PATH: TOOL_FOLDERS.join(':'), LC_ALL: 'C' },
+      env: toolEnvironment(),
       detached: true,
       stdio: [
         options.stdin ?? 'ignore',

@@ -4,6 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import { OperatingError } from '../base/errors.ts'
+import { toolEnvironment } from '../base/host-tool.ts'
 import type { Binding } from '../native/binding.ts'
 import { osError } from './os-errors.ts'
 
@@ -25,12 +26,18 @@ interface Range {
   lengthBytes: number
 }
 
-function byCommand(kind: FallocateKind, range: Range): Promise<void> {
+function byCommand(
+  kind: FallocateKind,
+  range: Range,
+  environment: Record<string, string>,
+): Promise<void> {
   const { fd, path, offsetBytes, lengthBytes } = range
   const args = [MODES[kind].option, '-o', String(offsetBytes), '-l', String(lengthBytes)]
   return new Promise((resolve, reject) => {
     // The child sees our descriptor as its own number 3.
     const child = spawn('fallocate', [...args, '/proc/self/fd/3'], {
+      cwd: '/',
+      env: environment,
       stdio: ['ignore', 'ignore', 'pipe', fd],
     })
     let complaint = ''
@@ -57,13 +64,15 @@ function commandError(kind: FallocateKind, path: string, complaint: string): Ope
   return new OperatingError(code, `cannot ${kind} ${path}: ${complaint}`, { details: { path } })
 }
 
+/** `environment`: of the command, where there is no addon. */
 export async function fallocate(
   kind: FallocateKind,
   range: Range,
   binding: Binding | null,
+  environment: Record<string, string> = toolEnvironment(),
 ): Promise<void> {
   if (binding === null) {
-    await byCommand(kind, range)
+    await byCommand(kind, range, environment)
     return
   }
   const { fd, path, offsetBytes, lengthBytes } = range

@@ -3,6 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative, sep } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
+import { dependencyComplaints, lockComplaints } from '../../tools/audit/dependencies.ts'
+import type { LockedPackage } from '../../tools/audit/dependencies.ts'
 import { projectRoot } from '../../tools/project.ts'
 import { summarize } from '../../tools/test-summary/summarize.ts'
 
@@ -116,6 +118,64 @@ function layerComplaints(source: { path: string; text: string }): string[] {
   })
 }
 
+/** The modules of src that start other programs: each with its limits, and without a shell. */
+const STARTERS: readonly string[] = [
+  'src/base/host-tool.ts',
+  'src/export/fuse/mount-point.ts',
+  'src/image/limited-process.ts',
+  'src/image/rootfs/build-rootfs.ts',
+  'src/image/rootfs/tool.ts',
+  'src/io/fallocate.ts',
+]
+/** Of node:child_process: what takes words, not a line for a shell. */
+const WORD_TAKERS: readonly string[] = ['spawn', 'spawnSync', 'execFile', 'execFileSync', 'fork']
+const SHELLS = /^(.*\/)?(sh|bash|dash|ash|zsh|ksh|env|xargs|eval)$/
+
+/** Ways to a shell, and programs started where nobody would look for it. */
+function processComplaints(source: { path: string; text: string }): string[] {
+  const isProduct = source.path.startsWith('src')
+  const found: string[] = []
+  const complain = (fact: string): number => found.push(`${source.path}: ${fact}`)
+  const visitImport = (node: ts.ImportDeclaration): void => {
+    if (isProduct && !STARTERS.includes(source.path)) complain('starts programs')
+    const bindings = node.importClause?.namedBindings
+    if (bindings === undefined || !ts.isNamedImports(bindings)) {
+      complain('takes all of child_process')
+      return
+    }
+    for (const { name, propertyName, isTypeOnly } of bindings.elements) {
+      const isType = isTypeOnly || node.importClause?.phaseModifier === ts.SyntaxKind.TypeKeyword
+      const taken = (propertyName ?? name).text
+      if (!isType && !WORD_TAKERS.includes(taken)) complain(`${taken} runs a shell`)
+    }
+  }
+  const visit = (node: ts.Node): void => {
+    if (ts.isImportDeclaration(node) && isChildProcess(node.moduleSpecifier)) visitImport(node)
+    else if (ts.isExportDeclaration(node) && isChildProcess(node.moduleSpecifier)) {
+      complain('hands child_process on')
+    } else if (ts.isCallExpression(node)) {
+      if (node.arguments.some(isChildProcess)) complain('loads child_process while running')
+      const isStart = WORD_TAKERS.includes(node.expression.getText())
+      const [command] = node.arguments
+      if (isStart && ts.isStringLiteral(command) && SHELLS.test(command.text)) {
+        complain(`starts ${command.text}`)
+      }
+    } else if (
+      (ts.isPropertyAssignment(node) || ts.isShorthandPropertyAssignment(node)) &&
+      node.name.getText().replaceAll(/['"]/g, '') === 'shell'
+    ) {
+      complain('has an option `shell`')
+    }
+    ts.forEachChild(node, visit)
+  }
+  visit(parse(source))
+  return found
+}
+
+function isChildProcess(node: ts.Node | undefined): boolean {
+  return node !== undefined && ts.isStringLiteral(node) && /^(node:)?child_process$/.test(node.text)
+}
+
 t.test('files, functions and lines stay short', async (t) => {
   const wide = complaints(sources, (line) => {
     const columnCount = Array.from(line).length
@@ -166,6 +226,48 @@ t.test('a file is named after its one subject', async (t) => {
 t.test('imports keep to the layers of the design', async (t) => {
   t.strictSame(typescript.flatMap(layerComplaints), [])
 })
+
+t.test('programs are started from few places, and never through a shell', async (t) => {
+  const programs = typescript.filter(({ path }) => !path.startsWith('test'))
+  t.strictSame(programs.flatMap(processComplaints), [])
+  const judge = (path: string, text: string) => processComplaints({ path, text }).length
+  const from = "from 'node:child_process'"
+  t.equal(judge('src/base/host-tool.ts', `import { spawn } ${from}`), 0)
+  t.equal(judge('src/pool/a.ts', `import { spawn } ${from}`), 1, 'an unknown starter')
+  t.equal(judge('tools/a.ts', `import { spawn } ${from}`), 0)
+  t.equal(judge('tools/a.ts', `import { exec } ${from}`), 1)
+  t.equal(judge('tools/a.ts', `import { execSync as spawn } ${from}`), 1)
+  t.equal(judge('tools/a.ts', `import type { ChildProcess } ${from}`), 0)
+  t.equal(judge('tools/a.ts', `import * as processes ${from}`), 1)
+  t.equal(judge('tools/a.ts', "const c = await import('child_process')"), 1)
+  t.equal(judge('tools/a.ts', "const c = require('node:child_process')"), 1)
+  t.equal(judge('tools/a.ts', `export { exec } ${from}`), 1)
+  t.equal(judge('tools/a.ts', "spawn('ls', [], { shell: true })"), 1)
+  t.equal(judge('tools/a.ts', "spawn('/bin/sh', ['-c', line])"), 1)
+})
+
+t.test(
+  'dependencies are what the lock file says, from the registry, and run nothing',
+  async (t) => {
+    t.strictSame(dependencyComplaints(projectRoot), [])
+    const good = { version: '1.0.0', integrity: 'sha512-x', license: 'MIT' }
+    const judge = (more: LockedPackage, manifest = {}) => {
+      const packages = { '': {}, 'node_modules/a': { ...good, ...more } }
+      return lockComplaints(manifest, { lockfileVersion: 3, packages }).length
+    }
+    t.equal(judge({}), 0)
+    t.equal(judge({ resolved: 'https://registry.npmjs.org/a/-/a-1.0.0.tgz' }), 0)
+    t.equal(judge({ resolved: 'https://elsewhere.example/a.tgz' }), 1)
+    t.equal(judge({ resolved: 'git+ssh://git@elsewhere.example/a.git' }), 1)
+    t.equal(judge({ integrity: 'sha1-x' }), 1)
+    t.equal(judge({ link: true }), 1)
+    t.equal(judge({ license: 'AGPL-3.0' }), 1)
+    t.equal(judge({ license: 'AGPL-3.0', dev: true }), 0)
+    t.equal(judge({ hasInstallScript: true }), 1)
+    t.equal(judge({ hasInstallScript: true }, { allowScripts: { a: false } }), 0)
+    t.equal(judge({}, { dependencies: { b: '^1.0.0' } }), 1, 'the lock is of another package.json')
+  },
+)
 
 t.test('the checks above can fail', async (t) => {
   const judge = (path: string, text: string) => layerComplaints({ path, text }).length

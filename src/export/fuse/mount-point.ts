@@ -2,9 +2,11 @@
  * Attaching /dev/fuse to a folder and detaching it: by mount(2) as root, else by fusermount3, which
  * is setuid and passes the device's descriptor back over a socket (libfuse's `fusermount.c`).
  */
-import { execFile, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { readFile, realpath, stat } from 'node:fs/promises'
 import { Errno, OperatingError } from '../../base/errors.ts'
+import { runHostTool, toolEnvironment } from '../../base/host-tool.ts'
+import type { ToolResult } from '../../base/host-tool.ts'
 import type { MountEntry } from '../../base/mount-table.ts'
 import { FUSE_TYPE, mountOf, parseMountTable, topMount } from '../../base/mount-table.ts'
 import type { Binding } from '../../native/binding.ts'
@@ -86,8 +88,12 @@ function notFolder(path: string): OperatingError {
 
 /** Asked by another process: this one may be the server. */
 async function isAlive(path: string): Promise<boolean> {
-  const { failure, stderr } = await run('stat', ['-f', '--', path], PROBE_TIMEOUT_MS)
-  return failure === null || !stderr.includes(ENOTCONN_TEXT)
+  const probe = runHostTool('stat', 'coreutils', ['-f', '--', path], PROBE_TIMEOUT_MS)
+  const stderr = await probe.then(
+    (result) => result.stderr,
+    () => '',
+  )
+  return !stderr.includes(ENOTCONN_TEXT)
 }
 
 /** Mounts, and returns the open device. */
@@ -145,7 +151,8 @@ function runFusermount(options: FuseMountOptions, socketFd: number): Promise<voi
   if (options.allowOther) words.push('allow_other')
   const child = spawn('fusermount3', ['-o', words.join(','), '--', options.mountPath], {
     stdio: ['ignore', 'ignore', 'pipe', socketFd],
-    env: { ...process.env, _FUSE_COMMFD: '3' },
+    cwd: '/',
+    env: toolEnvironment({ _FUSE_COMMFD: '3' }),
   })
   let stderr = ''
   child.stderr?.on('data', (bytes: Buffer) => (stderr += bytes.toString()))
@@ -177,30 +184,23 @@ function mountRefused(options: FuseMountOptions, stderr: string): OperatingError
 /** Unmounts; `isForced`: at once, whoever uses it. Rejects `busy`. */
 export async function detach(path: string, isForced: boolean): Promise<void> {
   const isRoot = process.geteuid?.() === 0
-  const [command, words] = isRoot
+  const { exitCode, stderr } = await (isRoot
     ? // -f aborts the connection: with -l alone, files still open would keep it alive.
-      ['umount', isForced ? ['-f', '-l', '--', path] : ['--', path]]
-    : ['fusermount3', isForced ? ['-u', '-z', '--', path] : ['-u', '--', path]]
-  const { failure, stderr } = await run(command, words, COMMAND_TIMEOUT_MS)
-  if (failure === null || /not mounted|not found in/.test(stderr)) return
+      unmount('umount', 'mount', isForced ? ['-f', '-l'] : [], path)
+    : unmount('fusermount3', 'fuse3', isForced ? ['-u', '-z'] : ['-u'], path))
+  if (exitCode === 0 || /not mounted|not found in/.test(stderr)) return
   const isBusy = /busy/i.test(stderr)
   throw new OperatingError(isBusy ? 'busy' : 'io', `cannot unmount ${path}: ${stderr.trim()}`, {
     errno: isBusy ? Errno.EBUSY : Errno.EIO,
     hint: isBusy ? 'Close what is open in it; `fuser -vm` says who has it.' : 'See `mount`.',
-    cause: failure,
   })
 }
 
-function run(
-  command: string,
+function unmount(
+  tool: string,
+  debianPackage: string,
   words: readonly string[],
-  timeoutMs: number,
-): Promise<{ failure: Error | null; stderr: string }> {
-  return new Promise((resolve) => {
-    const options = { timeout: timeoutMs, killSignal: 'SIGKILL' as const }
-    const environment = { ...process.env, LC_ALL: 'C' }
-    execFile(command, words, { ...options, env: environment }, (error, _stdout, stderr) => {
-      resolve({ failure: error, stderr })
-    })
-  })
+  path: string,
+): Promise<ToolResult> {
+  return runHostTool(tool, debianPackage, [...words, '--', path], COMMAND_TIMEOUT_MS)
 }

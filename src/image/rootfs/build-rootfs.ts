@@ -10,6 +10,7 @@ import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { OperatingError } from '../../base/errors.ts'
+import { toolEnvironment } from '../../base/host-tool.ts'
 import { throwIfCanceled } from '../import-raw.ts'
 import type { CopyOptions } from '../import-raw.ts'
 import { systemError } from '../system-error.ts'
@@ -96,7 +97,7 @@ async function build(
     process.execPath,
     [`--max-old-space-size=${HEAP_MEGABYTES}`, '--no-warnings', BUILDER_PATH],
     // A group of its own: a terminal's Ctrl-C is ours to pass on.
-    { cwd: '/', detached: true, stdio: ['pipe', 'pipe', 'pipe'], env: builderEnvironment() },
+    { cwd: '/', detached: true, stdio: ['pipe', 'pipe', 'pipe'], env: toolEnvironment() },
   )
   const outcome = follow(child, progress)
   const ending = new Ending(child)
@@ -196,14 +197,6 @@ function decodeFailure({ code, message, hint, errno }: BuildFailure): OperatingE
     ...(hint === null ? {} : { hint }),
     ...(errno === null ? {} : { errno }),
   })
-}
-
-/** Nothing of ours that would change what a new node does. */
-function builderEnvironment(): NodeJS.ProcessEnv {
-  const environment = { ...process.env }
-  delete environment.NODE_OPTIONS
-  delete environment.NODE_CHANNEL_FD
-  return environment
 }
 
 function late(timeoutMs: number): OperatingError {

@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process'
 import type { ChildProcess, StdioOptions } from 'node:child_process'
 import { OperatingError } from '../../base/errors.ts'
+import { toolEnvironment } from '../../base/host-tool.ts'
 
 /** The programs and the Debian packages that hold them. */
 const PACKAGES = {
@@ -13,8 +14,6 @@ const PACKAGES = {
 
 export type RootfsTool = keyof typeof PACKAGES
 
-/** Not the caller's PATH: that may lead to anywhere. */
-const TOOL_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 /** Of what it complains about; an archive can make it complain without end. */
 const COMPLAINT_BYTES_MAX = 65536
 
@@ -32,7 +31,7 @@ export function startTool(
   environment: Record<string, string>,
   signal: AbortSignal,
 ): RunningTool {
-  const env = { PATH: TOOL_PATH, LC_ALL: 'C', TZ: 'UTC', ...environment }
+  const env = toolEnvironment({ TZ: 'UTC', ...environment })
   const child = spawn(tool, [...args], { env, stdio, signal, killSignal: 'SIGKILL' })
   let complaint = ''
   child.stderr?.on('data', (bytes: Buffer) => {

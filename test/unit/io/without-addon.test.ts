@@ -1,7 +1,8 @@
 /** What node-io does on a host without the addon, and locks between processes. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -10,7 +11,8 @@ import type { Io } from '../../../src/io/io.ts'
 import { ioResult } from '../../../src/io/io.ts'
 import { NodeIo } from '../../../src/io/node-io.ts'
 import { openIo } from '../../../src/io/open-io.ts'
-import { NodeFiles } from '../../../src/io/node-files.ts'
+import { fallocate } from '../../../src/io/fallocate.ts'
+import { runHostTool } from '../../../src/base/host-tool.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'varve-bare-'))
 t.teardown(() => rmSync(folder, { recursive: true }))
@@ -39,15 +41,31 @@ t.test('punch and allocate work through the command of util-linux', async (t) =>
 })
 
 t.test('without the command either, punching is unsupported and says what to do', async (t) => {
-  const files = new NodeFiles(null)
-  const file = await files.open(join(folder, 'b'), 'create')
-  const path = process.env['PATH']
-  process.env['PATH'] = folder
-  t.teardown(() => (process.env['PATH'] = path))
-  const refused = files.fallocate('punch', file, 0, 4096)
+  const path = join(folder, 'b')
+  const fd = openSync(path, 'w')
+  t.teardown(() => closeSync(fd))
+  const range = { fd, path, offsetBytes: 0, lengthBytes: 4096 }
+  const refused = fallocate('punch', range, null, { PATH: folder })
   await t.rejects(refused, { code: 'unsupported', hint: /build-native/ })
-  process.env['PATH'] = path
-  await files.close(file)
+})
+
+t.test("programs are not looked for in the caller's PATH", async (t) => {
+  const planted = join(folder, 'planted')
+  mkdirSync(planted)
+  const trace = join(folder, 'trace')
+  for (const tool of ['fallocate', 'stat']) {
+    writeFileSync(join(planted, tool), `#!/bin/sh\ntouch ${trace}\n`, { mode: 0o755 })
+  }
+  const path = process.env['PATH']
+  process.env['PATH'] = planted
+  t.teardown(() => (process.env['PATH'] = path))
+  const io = bareIo()
+  const file = await io.open(join(folder, 'c'), 'create')
+  await io.allocate(file, 0, 4096)
+  t.ok((await io.stat(file)).allocatedBytes >= 4096)
+  await io.close(file)
+  t.equal((await runHostTool('stat', 'coreutils', ['-f', '/'], 10_000)).exitCode, 0)
+  t.notOk(existsSync(trace))
 })
 
 /** A process that takes the lock, says so, and then sleeps. */
