@@ -1,6 +1,7 @@
 /* Listening, and what is asked of a connection once. Bytes move through the ring. */
 #include "varve.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -33,8 +34,10 @@ static int bind_unix(const char *path, int mode) {
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
   if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0) return fail(fd);
-  /* Nobody connects before listen, so the mode is in force from the first connection on. */
-  if ((mode >= 0 && chmod(path, (mode_t)mode) < 0) || listen(fd, BACKLOG) < 0) {
+  /* Nobody connects before listen, so the mode is in force from the first connection on. Should
+     somebody have put a link in the socket's place, what it leads to is left alone. */
+  int is_set = mode < 0 || fchmodat(AT_FDCWD, path, (mode_t)mode, AT_SYMLINK_NOFOLLOW) == 0;
+  if (!is_set || listen(fd, BACKLOG) < 0) {
     int saved = errno;
     unlink(path);
     errno = saved;

@@ -2,7 +2,7 @@
  * A folder that only we may enter, for the socket of a child. Its name says whose it is, so that
  * the next one to need such a folder removes what a killed process left.
  */
-import { mkdtemp, readdir, rm, stat } from 'node:fs/promises'
+import { lstat, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { systemError } from './system-error.ts'
@@ -32,7 +32,9 @@ async function removeStale(parent: string): Promise<void> {
       const processId = Number(NAME.exec(name)?.[1])
       if (Number.isNaN(processId) || isAlive(processId)) continue
       const path = join(parent, name)
-      if ((await stat(path)).uid === process.geteuid?.()) await rm(path, { recursive: true })
+      const stats = await lstat(path)
+      if (!stats.isDirectory() || stats.uid !== process.geteuid?.()) continue
+      await rm(path, { recursive: true })
     }
   } catch {
     return

@@ -20,6 +20,7 @@ import type { IoLock } from './io.ts'
 import { EADDRINUSE, errnoOf, osError, withOsErrors } from './os-errors.ts'
 
 const HOLDER_BYTES_MAX = 4096
+const LOCK_FLAGS = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW
 
 async function holderOf(file: FileHandle): Promise<string> {
   const buffer = Buffer.alloc(HOLDER_BYTES_MAX)
@@ -84,12 +85,23 @@ async function take(
   return claim
 }
 
+/** It is emptied and written to: a link planted in its place must not do that to another file. */
+async function verifyPlain(file: FileHandle, path: string): Promise<void> {
+  const stat = await file.stat()
+  if (stat.isFile() && stat.nlink === 1) return
+  throw new OperatingError('unsupported', `${path} is not a plain file of its own`, {
+    hint: 'Somebody else has put it there: look at who may write to its folder.',
+    details: { path },
+  })
+}
+
 /** See `Io.lock`. */
 export function lockFile(path: string, holder: string, binding: Binding | null): Promise<IoLock> {
   return withOsErrors('lock', path, async () => {
-    const file = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600)
+    const file = await open(path, LOCK_FLAGS, 0o600)
     let claim: Server
     try {
+      await verifyPlain(file, path)
       claim = await take(path, holder, file, binding)
     } catch (error) {
       await file.close()

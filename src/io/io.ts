@@ -12,6 +12,7 @@
  */
 import type { Arena } from './arena.ts'
 import type { MessageDevice, MessageOwner } from './messages.ts'
+import type { PeerIdentity } from './peer-identity.ts'
 
 /** Receives results of operations it started; `tag` is whatever the starter passed. */
 export interface IoCompletion {
@@ -60,6 +61,7 @@ export type OpenMode =
 export interface IoSocket {
   /** For logs: `unix`, or `address:port`. */
   readonly peer: string
+  readonly identity: PeerIdentity
   /** Receives 1 to `lengthBytes` bytes into the arena. Result: bytes, 0 at the end, -errno. */
   receive(arenaOffset: number, lengthBytes: number, completion: IoCompletion, tag: number): void
   /** Sends every byte of `vector` (copied before return) or fails. Result: total bytes, -errno. */
@@ -107,6 +109,7 @@ export interface Io {
   atTurnEnd(hook: TurnHook): void
 
   // Control path: files. Each rejects with OperatingError carrying the errno.
+  /** `unsupported` for what is no plain file: links are not followed. */
   open(path: string, mode: OpenMode): Promise<IoFile>
   close(file: IoFile): Promise<void>
   stat(file: IoFile): Promise<IoFileStat>

@@ -1,6 +1,6 @@
 /** What both real implementations do around binding: resolve names, clear dead unix sockets. */
 import { lookup } from 'node:dns/promises'
-import { stat, unlink } from 'node:fs/promises'
+import { lstat, unlink } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { withOsErrors } from './os-errors.ts'
 
@@ -23,9 +23,12 @@ function isListening(path: string): Promise<boolean> {
   })
 }
 
-/** Removes the socket file that a killed process left at `path`. Leaves anything else alone. */
+/**
+ * Removes the socket file that a killed process left at `path`. Leaves anything else alone, a link
+ * to a socket too: binding then fails.
+ */
 export async function removeDeadSocket(path: string): Promise<void> {
-  const isSocket = await stat(path).then(
+  const isSocket = await lstat(path).then(
     (found) => found.isSocket(),
     () => false,
   )

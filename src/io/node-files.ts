@@ -1,8 +1,9 @@
 /** The control path over node:fs, the same for ring and node: all but hot reads and syncs. */
 import { close, constants, fstat, fsync, ftruncate, open } from 'node:fs'
-import { mkdir, readdir, rename, rmdir, statfs, unlink } from 'node:fs/promises'
+import { lstat, mkdir, readdir, rename, rmdir, statfs, unlink } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { assert, assertSafe } from '../base/assert.ts'
+import { OperatingError } from '../base/errors.ts'
 import type { Binding } from '../native/binding.ts'
 import type { FallocateKind } from './fallocate.ts'
 import { fallocate } from './fallocate.ts'
@@ -17,8 +18,8 @@ const syncFd = promisify(fsync)
 const truncateFd = promisify(ftruncate)
 
 const OPEN_FLAGS: Readonly<Record<OpenMode, number>> = {
-  read: constants.O_RDONLY,
-  write: constants.O_RDWR,
+  read: constants.O_RDONLY | constants.O_NOFOLLOW,
+  write: constants.O_RDWR | constants.O_NOFOLLOW,
   create: constants.O_RDWR | constants.O_CREAT | constants.O_EXCL,
 }
 
@@ -53,6 +54,13 @@ export function nodeFile(file: IoFile): NodeFile {
   return file
 }
 
+function notPlain(path: string): OperatingError {
+  return new OperatingError('unsupported', `${path} is not a plain file`, {
+    hint: 'The files of a pool are no links, devices or pipes: somebody else has put it there.',
+    details: { path },
+  })
+}
+
 export class NodeFiles {
   readonly #binding: Binding | null
 
@@ -62,6 +70,8 @@ export class NodeFiles {
 
   open(path: string, mode: OpenMode): Promise<IoFile> {
     return withOsErrors('open', path, async () => {
+      // A pipe planted in the place of a file would keep us waiting, a device would be written to.
+      if (mode !== 'create' && !(await lstat(path)).isFile()) throw notPlain(path)
       return new NodeFile(path, await openFd(path, OPEN_FLAGS[mode], 0o600))
     })
   }

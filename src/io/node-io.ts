@@ -18,7 +18,9 @@ import { nodeFile } from './node-files.ts'
 import { NodeListener } from './node-listener.ts'
 import { NodeTurn } from './node-turn.ts'
 import { errnoOf } from './os-errors.ts'
+import { identityOfStream } from './peer-identity.ts'
 import { PosixIo } from './posix-io.ts'
+import { StreamSocket, peerOf } from './stream-socket.ts'
 
 /** IOV_MAX of Linux: the most pieces one writev takes. */
 const PIECES_PER_CALL_MAX = 1024
@@ -86,7 +88,10 @@ export class NodeIo extends PosixIo {
   }
 
   async listen(address: SocketAddress, accept: (socket: IoSocket) => void): Promise<IoListener> {
-    const listener = await NodeListener.open(address, this.arena, this.#turn, accept)
+    const listener = await NodeListener.open(address, (stream) => {
+      const identity = identityOfStream(stream, this.addon)
+      accept(new StreamSocket(stream, peerOf(stream), identity, this.arena, this.#turn))
+    })
     this.#listeners.add(listener)
     return listener
   }

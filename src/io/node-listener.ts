@@ -1,15 +1,10 @@
 /** Listening with node:net. */
-import { chmod } from 'node:fs/promises'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import { createServer } from 'node:net'
-import type { Arena } from './arena.ts'
-import type { IoListener, IoSocket, SocketAddress } from './io.ts'
+import type { IoListener, SocketAddress } from './io.ts'
 import { removeDeadSocket, resolveHost } from './listen-address.ts'
-import type { NodeTurn } from './node-turn.ts'
 import { withOsErrors } from './os-errors.ts'
-import { StreamSocket, peerOf } from './stream-socket.ts'
-
-const MODE_BITS = 0o777
+import { bindForOwner, setSocketMode } from './socket-mode.ts'
 
 export class NodeListener implements IoListener {
   readonly address: SocketAddress
@@ -23,13 +18,9 @@ export class NodeListener implements IoListener {
 
   static async open(
     address: SocketAddress,
-    arena: Arena,
-    turn: NodeTurn,
-    accept: (socket: IoSocket) => void,
+    accept: (stream: Socket) => void,
   ): Promise<NodeListener> {
-    const server = createServer({ noDelay: true, allowHalfOpen: true }, (stream: Socket) => {
-      accept(new StreamSocket(stream, peerOf(stream), arena, turn))
-    })
+    const server = createServer({ noDelay: true, allowHalfOpen: true }, accept)
     if (address.kind === 'unix') {
       await removeDeadSocket(address.path)
       await listenUnix(server, address.path, address.mode)
@@ -67,17 +58,9 @@ function started(server: Server, subject: string, listen: () => void): Promise<v
 
 async function listenUnix(server: Server, path: string, mode: number | undefined): Promise<void> {
   await started(server, path, () => {
-    if (mode === undefined) {
-      server.listen({ path, exclusive: true })
-      return
-    }
-    // Node binds within `listen`; the mask keeps others out until the mode is set.
-    const mask = process.umask(MODE_BITS & ~mode)
-    try {
-      server.listen({ path, exclusive: true })
-    } finally {
-      process.umask(mask)
-    }
+    const listen = (): unknown => server.listen({ path, exclusive: true })
+    if (mode === undefined) listen()
+    else bindForOwner(listen)
   })
-  if (mode !== undefined) await withOsErrors('set the mode of', path, () => chmod(path, mode))
+  if (mode !== undefined) await setSocketMode(path, mode)
 }

@@ -23,11 +23,14 @@ import { NodeFiles } from './node-files.ts'
 export abstract class PosixIo implements Io {
   abstract readonly kind: 'ring' | 'node'
   readonly arena: Arena
+  /** Null where there is no addon. */
+  protected readonly addon: Binding | null
   readonly #files: NodeFiles
 
   /** `binding`: for locks and hole punching; null where there is no addon. */
   constructor(arena: Arena, binding: Binding | null) {
     this.arena = arena
+    this.addon = binding
     this.#files = new NodeFiles(binding)
   }
 

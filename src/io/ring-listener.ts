@@ -5,6 +5,8 @@ import type { Binding } from '../native/binding.ts'
 import type { IoCompletion, IoListener, IoSocket, SocketAddress } from './io.ts'
 import { removeDeadSocket, resolveHost } from './listen-address.ts'
 import { osError, withOsErrors } from './os-errors.ts'
+import { LOCAL_STRANGER, REMOTE_STRANGER, peerUserOf } from './peer-identity.ts'
+import type { PeerIdentity } from './peer-identity.ts'
 import { RingSocket } from './ring-socket.ts'
 import type { Ring } from './ring.ts'
 
@@ -89,12 +91,20 @@ export class RingListener implements IoListener, IoCompletion {
 
   #welcome(fd: number): void {
     const peer = this.#binding.socketPeer(fd)
-    if (typeof peer === 'number') {
+    const identity = this.#identityOf(fd)
+    if (typeof peer === 'number' || identity === null) {
       // The client hung up before it was looked at.
       this.#binding.closeFd(fd)
       return
     }
-    this.#accept(new RingSocket(fd, peer, this.#ring.arena, this.#ring, this.#binding))
+    this.#accept(new RingSocket(fd, peer, identity, this.#ring, this.#binding))
+  }
+
+  /** Null: the kernel does not say who it is. */
+  #identityOf(fd: number): PeerIdentity | null {
+    if (this.address.kind !== 'unix') return REMOTE_STRANGER
+    const user = peerUserOf(fd, this.#binding)
+    return user === null ? null : { ...LOCAL_STRANGER, user }
   }
 
   async #close(): Promise<void> {

@@ -8,6 +8,7 @@ import { Errno } from '../base/errors.ts'
 import type { Binding } from '../native/binding.ts'
 import type { Arena } from './arena.ts'
 import type { IoCompletion, IoSocket, IoVector } from './io.ts'
+import type { PeerIdentity } from './peer-identity.ts'
 import type { Ring } from './ring.ts'
 import { PIECES_PER_CALL_MAX } from './ring.ts'
 
@@ -19,6 +20,7 @@ const TAG_SEND = 2
 
 export class RingSocket implements IoSocket, IoCompletion {
   readonly peer: string
+  readonly identity: PeerIdentity
   readonly arena: Arena
   readonly #binding: Binding
   readonly #ring: Ring
@@ -38,10 +40,11 @@ export class RingSocket implements IoSocket, IoCompletion {
   #pieceCount = 0
   #sentBytes = 0
 
-  constructor(fd: number, peer: string, arena: Arena, ring: Ring, binding: Binding) {
+  constructor(fd: number, peer: string, identity: PeerIdentity, ring: Ring, binding: Binding) {
     this.#fd = fd
     this.peer = peer
-    this.arena = arena
+    this.identity = identity
+    this.arena = ring.arena
     this.#ring = ring
     this.#binding = binding
   }

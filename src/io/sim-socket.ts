@@ -6,8 +6,9 @@
 import type { Arena } from './arena.ts'
 import { assert } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
-import type { Prng } from '../base/prng.ts'
 import type { IoCompletion, IoSocket, IoVector } from './io.ts'
+import { LOCAL_STRANGER } from './peer-identity.ts'
+import type { PeerIdentity } from './peer-identity.ts'
 
 /** A sender waits while more than this is on its way, as with a kernel's socket buffer. */
 const WINDOW_BYTES = 256 * 1024
@@ -15,7 +16,8 @@ const WINDOW_BYTES = 256 * 1024
 /** What a socket needs of its world. */
 export interface SimSocketWorld {
   readonly arena: Arena
-  readonly prng: Prng
+  /** A whole number from 0 to `limit - 1`, drawn from the seed. */
+  below(limit: number): number
   /** Chance that a receive gets only a part of what is there. */
   readonly splitChance: number
   /** Runs `action` after a random delay, in a turn of the loop. */
@@ -32,6 +34,8 @@ class SimDirection {
   /** Called when there is room again, or nobody is left to read. */
   onRoom: (() => void) | null = null
   isAbandoned = false
+  /** The writer is gone, and took with it what was on its way. */
+  isReset = false
 
   get bufferedBytes(): number {
     return this.#bufferedBytes
@@ -55,6 +59,13 @@ class SimDirection {
   end(): void {
     this.isEnded = true
     this.onReadable?.()
+  }
+
+  reset(): void {
+    this.#chunks = []
+    this.#bufferedBytes = 0
+    this.isReset = true
+    this.end()
   }
 
   /** The reader is gone: what comes is thrown away. */
@@ -94,6 +105,7 @@ interface Sending {
 
 /** The engine's end. */
 export class SimSocket implements IoSocket {
+  readonly identity: PeerIdentity = LOCAL_STRANGER
   readonly peer: string
   readonly #world: SimSocketWorld
   readonly #inbound: SimDirection
@@ -189,9 +201,10 @@ export class SimSocket implements IoSocket {
   }
 
   #fill(receiving: Receiving): number {
-    const { arena, prng, splitChance } = this.#world
+    const { arena, below, splitChance } = this.#world
+    if (this.#inbound.isReset) return -Errno.ECONNRESET
     let count = Math.min(receiving.lengthBytes, this.#inbound.bufferedBytes)
-    if (count > 1 && prng.chance(splitChance)) count = 1 + prng.below(count)
+    if (count > 1 && below(1000) < splitChance * 1000) count = 1 + below(count)
     arena.memory.set(this.#inbound.take(count), receiving.arenaOffset)
     return count
   }
@@ -225,6 +238,12 @@ export class SimPeer {
   /** Ends the sending direction; what comes can still be received. */
   end(): void {
     this.#outbound.end()
+  }
+
+  /** Dies: what it sent and nobody has received is lost, and what is sent to it as well. */
+  reset(): void {
+    this.#outbound.reset()
+    this.#inbound.abandon()
   }
 
   /** Drops the connection. */

@@ -9,6 +9,7 @@ import type { Arena } from './arena.ts'
 import type { IoCompletion, IoSocket, IoVector } from './io.ts'
 import type { NodeTurn } from './node-turn.ts'
 import { errnoOf } from './os-errors.ts'
+import type { PeerIdentity } from './peer-identity.ts'
 
 interface Receiving {
   arenaOffset: number
@@ -32,6 +33,7 @@ export function peerOf(socket: Socket): string {
 
 export class StreamSocket implements IoSocket {
   readonly peer: string
+  readonly identity: PeerIdentity
   readonly arena: Arena
   readonly #turn: NodeTurn
   readonly #stream: Socket
@@ -46,9 +48,10 @@ export class StreamSocket implements IoSocket {
   /** Negative errno of the stream's failure; 0 while there is none. */
   #failure = 0
 
-  constructor(stream: Socket, peer: string, arena: Arena, turn: NodeTurn) {
+  constructor(stream: Socket, peer: string, identity: PeerIdentity, arena: Arena, turn: NodeTurn) {
     this.#stream = stream
     this.peer = peer
+    this.identity = identity
     this.arena = arena
     this.#turn = turn
     stream.on('readable', this.#onReadable)

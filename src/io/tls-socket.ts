@@ -2,16 +2,20 @@
  * TLS over a connection that began in the clear (STARTTLS of NBD). The connection leaves its Io
  * for Node's TLS, whatever the Io; what comes back is a {@link StreamSocket} on the same arena.
  */
+import { X509Certificate, constants } from 'node:crypto'
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import { createServer } from 'node:tls'
+import { createSecureContext, createServer } from 'node:tls'
+import { assert } from '../base/assert.ts'
 import { OperatingError } from '../base/errors.ts'
 import type { Arena } from './arena.ts'
+import { certificateNames } from './certificate-names.ts'
 import type { IoSocket } from './io.ts'
 import { NodeTurn } from './node-turn.ts'
 import { StreamSocket } from './stream-socket.ts'
 
 const HANDSHAKE_TIMEOUT_MS = 10_000
+const MIN_VERSION = 'TLSv1.2'
 
 export interface TlsOptions {
   /** PEM. */
@@ -21,6 +25,39 @@ export interface TlsOptions {
   ca?: string | Buffer
   /** Refuse clients without a certificate signed by `ca`. */
   requestCert?: boolean
+}
+
+/**
+ * Throws `usage` for what cannot be served with: better at the start than at the first client. A
+ * list of authorities without any would be taken by Node for its own, those of the web.
+ */
+export function verifyTlsOptions({ cert, key, ca }: TlsOptions): void {
+  try {
+    createSecureContext({ cert, key, minVersion: MIN_VERSION })
+  } catch (cause) {
+    const { message } = cause as Error
+    throw new OperatingError('usage', `no TLS with this certificate and key: ${message}`, {
+      hint: 'Both are PEM, and the key is that of the certificate.',
+      cause,
+    })
+  }
+  if (ca === undefined) return
+  try {
+    // Reads the first; it throws when there is none.
+    new X509Certificate(ca)
+    createSecureContext({ ca })
+  } catch (cause) {
+    throw new OperatingError('usage', 'there is no certificate of an authority for clients', {
+      hint: 'It is PEM, and begins with BEGIN CERTIFICATE.',
+      cause,
+    })
+  }
+}
+
+function verifiedNames(secure: TLSSocket, { requestCert = false }: TlsOptions): string[] {
+  if (!requestCert) return []
+  assert(secure.authorized, 'a client without a good certificate was refused')
+  return certificateNames(secure.getPeerCertificate())
 }
 
 /** A socket whose connection Node can take over. */
@@ -37,11 +74,11 @@ function handshake(stream: Socket, options: TlsOptions): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
     const { cert, key, ca, requestCert = false } = options
     const server = createServer({
-      cert,
-      key,
-      requestCert,
+      ...{ cert, key, requestCert },
       rejectUnauthorized: requestCert,
-      minVersion: 'TLSv1.2',
+      minVersion: MIN_VERSION,
+      // Who the client is was settled once; TLS 1.2 would let it begin again and again.
+      secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
       handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
       ...(ca === undefined ? {} : { ca }),
     })
@@ -71,5 +108,6 @@ export async function upgradeToTls(socket: IoSocket, options: TlsOptions): Promi
   }
   const stream = socket.detachStream()
   const secure = await handshake(stream, options)
-  return new StreamSocket(secure, socket.peer, socket.arena, new NodeTurn())
+  const identity = { ...socket.identity, certificateNames: verifiedNames(secure, options) }
+  return new StreamSocket(secure, socket.peer, identity, socket.arena, new NodeTurn())
 }
