@@ -53,9 +53,10 @@ export class Connection implements IoCompletion, TurnHook, TransmissionOwner {
   #ending: string | null = null
   #isClosed = false
   readonly #cancelTimeout: () => void
-  /** Counts completions of the socket; a stalled client's stands still. */
-  #progress = 0
-  #progressSeen = 0
+  /** Sends that have ended. */
+  #sentCount = 0
+  /** What it owed at the last tick, and for how many ticks it has owed just that. */
+  #owedSeen = -1
   #stallTicks = 0
 
   constructor(io: Io, socket: IoSocket, memory: ConnectionMemory, options: ConnectionOptions) {
@@ -78,7 +79,6 @@ export class Connection implements IoCompletion, TurnHook, TransmissionOwner {
   }
 
   ioComplete(tag: number, result: number): void {
-    this.#progress += 1
     if (tag === RECEIVE) this.#received(result)
     else this.#sent(result)
     this.#io.atTurnEnd(this)
@@ -115,11 +115,20 @@ export class Connection implements IoCompletion, TurnHook, TransmissionOwner {
 
   /** Called {@link STALL_TICKS} times within the stall timeout. */
   stallTick(): void {
-    const isOwing = this.#isSending || (this.#transmission?.isAwaitingPayload ?? false)
-    const isStalled = isOwing && this.#progress === this.#progressSeen
-    this.#stallTicks = isStalled ? this.#stallTicks + 1 : 0
-    this.#progressSeen = this.#progress
+    const owed = this.#owed()
+    this.#stallTicks = owed !== -1 && owed === this.#owedSeen ? this.#stallTicks + 1 : 0
+    this.#owedSeen = owed
     if (this.#stallTicks > STALL_TICKS) this.cut('the client neither sends nor receives')
+  }
+
+  /**
+   * Names what the client keeps us waiting for, -1 while it does not. A byte now and then changes
+   * nothing: only a whole batch of replies or a whole piece of a payload gives memory back.
+   */
+  #owed(): number {
+    if (this.#isSending) return 2 * this.#sentCount
+    const transmission = this.#transmission
+    return transmission?.isAwaitingPayload === true ? 2 * transmission.pieceCount + 1 : -1
   }
 
   #host(tls: HandshakeHost['tls']): HandshakeHost {
@@ -143,6 +152,7 @@ export class Connection implements IoCompletion, TurnHook, TransmissionOwner {
 
   #sent(result: number): void {
     this.#isSending = false
+    this.#sentCount += 1
     if (this.#ending === null && result < 0) this.cut('the connection broke')
     this.#transmission?.sent()
   }

@@ -25,8 +25,9 @@ export interface SelectedContext {
 export function listContexts(target: ExportTarget, queries: readonly string[]): string[] {
   const names = [ALLOCATION_NAME, ...target.snapshots().map((name) => CHANGED_SINCE_PREFIX + name)]
   if (queries.length === 0) return names
-  const wildcards = queries.filter((query) => WILDCARDS.includes(query))
+  // A query may come thousands of times, and there may be thousands of snapshots.
   const exact = new Set(queries)
+  const wildcards = WILDCARDS.filter((wildcard) => exact.has(wildcard))
   return names.filter(
     (name) => exact.has(name) || wildcards.some((query) => name.startsWith(query)),
   )

@@ -57,14 +57,20 @@ export interface NbdLimits {
    * also have to fit a quarter of the arena: 49 clients for each 64 MiB.
    */
   connectionsMax: number
+  /** Clients at a time from one address of a network, so that one host cannot keep others out. */
+  connectionsPerAddressMax: number
   /** From accepting a client to its first request. */
   handshakeTimeoutMs: number
-  /** A client that neither takes replies nor completes a payload for this long is cut off. */
+  /**
+   * A client that takes longer for a batch of replies, or for sending a piece of a payload, is cut
+   * off: at their largest, that is some 50 KiB a second.
+   */
   stallTimeoutMs: number
 }
 
 export const DEFAULT_LIMITS: NbdLimits = {
   connectionsMax: 128,
+  connectionsPerAddressMax: 64,
   handshakeTimeoutMs: 10_000,
   stallTimeoutMs: 60_000,
 }

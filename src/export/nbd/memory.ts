@@ -4,6 +4,10 @@
  * from a share that all connections of a server draw on, bounded for each and in total (the rest
  * of the arena is the pool's, without which no request would ever complete).
  *
+ * The share is never used up by a few: a connection may hold at most as much as would still be
+ * free (dynamic thresholds: Choudhury and Hahne, 1998). However many are greedy, each has an equal
+ * part, and whoever comes next finds as much.
+ *
  * Nobody waits for memory of another: a connection that finds the share empty goes on, slower, in
  * its own piece, which only its own requests hold and which they give back by themselves. So
  * clients that stop reading or writing slow others down at worst, and there is no cycle to wait in.
@@ -31,6 +35,10 @@ export class MemoryShare {
 
   get usedBytes(): number {
     return this.#usedBytes
+  }
+
+  get freeBytes(): number {
+    return this.#limitBytes - this.#usedBytes
   }
 
   /** Arena offset of `bytes` (a size the arena hands out), or -1. */
@@ -122,7 +130,8 @@ export class ConnectionMemory {
 
   /** `bytes`: a power of two that the arena hands out. Arena offset, or -1. */
   tryTakeShared(bytes: number): number {
-    if (this.#sharedBytes + bytes > CONNECTION_BYTES_MAX) return -1
+    const limitBytes = Math.min(CONNECTION_BYTES_MAX, this.#share.freeBytes)
+    if (this.#sharedBytes + bytes > limitBytes) return -1
     const offset = this.#share.tryTake(bytes)
     if (offset >= 0) this.#sharedBytes += bytes
     return offset

@@ -4,6 +4,7 @@ import { OperatingError } from '../../base/errors.ts'
 import type { Io, IoListener, IoSocket, SocketAddress } from '../../io/io.ts'
 import { upgradeToTls } from '../../io/tls-socket.ts'
 import type { ExportDirectory } from '../target.ts'
+import { Admission } from './admission.ts'
 import type { ConnectionOptions } from './connection.ts'
 import { Connection, STALL_TICKS } from './connection.ts'
 import type { NbdLimits } from './limits.ts'
@@ -32,7 +33,9 @@ export interface NbdServerOptions {
   limits?: Partial<NbdLimits>
   /** Listen beyond this host although clients may talk in the clear. */
   allowPlaintext?: boolean
-  /** Told when a client has gone, and why. */
+  /**
+   * Told when a client has gone, and why; of those that were turned away, once a second at most.
+   */
   onDisconnect?: (peer: string, exportName: string | null, reason: string) => void
 }
 
@@ -47,7 +50,7 @@ export class NbdServer {
   readonly #options: NbdServerOptions
   readonly #limits: NbdLimits
   readonly #share: MemoryShare
-  readonly #connectionsMax: number
+  readonly #admission: Admission
   readonly #connectionOptions: ConnectionOptions
   readonly #listeners: IoListener[] = []
   readonly #connections: Set<Connection> = new Set()
@@ -62,10 +65,12 @@ export class NbdServer {
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits }
     const shareBytes = io.arena.sizeBytes * ARENA_FRACTION
     this.#share = new MemoryShare(io.arena, shareBytes)
-    this.#connectionsMax = Math.min(
-      this.#limits.connectionsMax,
-      Math.floor(shareBytes / CONNECTION_RESERVE_BYTES),
-    )
+    const roomCount = Math.floor(shareBytes / CONNECTION_RESERVE_BYTES)
+    this.#admission = new Admission(io, {
+      countMax: Math.min(this.#limits.connectionsMax, roomCount),
+      countPerAddressMax: this.#limits.connectionsPerAddressMax,
+      onRefused: (peer, reason) => options.onDisconnect?.(peer, null, reason),
+    })
     this.#connectionOptions = {
       directory,
       limits: this.#limits,
@@ -125,6 +130,7 @@ export class NbdServer {
   async close(graceMs: number): Promise<void> {
     this.#isClosing = true
     this.#cancelTick()
+    this.#admission.close()
     await Promise.all(this.#listeners.map((listener) => listener.close()))
     for (const connection of this.#connections) connection.drain()
     const cancelGrace = this.#io.setTimer(graceMs, () => {
@@ -146,12 +152,16 @@ export class NbdServer {
   }
 
   #accept(socket: IoSocket): void {
-    const isFull = this.#connections.size >= this.#connectionsMax
-    const memory = isFull || this.#isClosing ? null : ConnectionMemory.tryOpen(this.#share)
+    const { peer } = socket
+    if (this.#isClosing || !this.#admission.tryEnter(peer)) {
+      socket.close()
+      return
+    }
+    const memory = ConnectionMemory.tryOpen(this.#share)
     if (memory === null) {
       socket.close()
-      const reason = isFull ? 'too many clients' : 'no memory for another client'
-      this.#options.onDisconnect?.(socket.peer, null, reason)
+      this.#admission.leave(peer)
+      this.#admission.refuse(peer, 'no memory for another client')
       return
     }
     this.#connections.add(new Connection(this.#io, socket, memory, this.#connectionOptions))
@@ -167,6 +177,7 @@ export class NbdServer {
 
   #closed(connection: Connection, reason: string): void {
     this.#connections.delete(connection)
+    this.#admission.leave(connection.peer)
     this.#options.onDisconnect?.(connection.peer, connection.exportName, reason)
     if (this.#connections.size === 0) this.#onEmpty?.()
   }

@@ -65,6 +65,8 @@ export class Transmission implements TargetCompletion {
   /** Where the payload of the current request is being received, and how much of it was. */
   #payload: Operation | null = null
   #payloadBytes = 0
+  /** Pieces that have come whole. */
+  #pieceCount = 0
   #contextIndex = 0
   #isDescribing = false
   /** Something to begin is at hand and lacks a request, an operation or memory. */
@@ -121,6 +123,11 @@ export class Transmission implements TargetCompletion {
   /** A client keeps memory of others from use while it does not send what it announced. */
   get isAwaitingPayload(): boolean {
     return this.#payload !== null && !this.#isInputClosed
+  }
+
+  /** Counts pieces of payloads; stands still while a client sends too little of one. */
+  get pieceCount(): number {
+    return this.#pieceCount
   }
 
   /** Says where to receive next, or that nothing may be received now. */
@@ -352,6 +359,7 @@ export class Transmission implements TargetCompletion {
     this.#movePayload(operation)
     if (this.#payloadBytes < operation.lengthBytes) return false
     this.#payload = null
+    this.#pieceCount += 1
     request.issuedBytes += operation.lengthBytes
     if (request.issuedBytes === request.lengthBytes) this.#current = null
     if (request.error === 0) {

@@ -1,0 +1,100 @@
+/**
+ * Hostile clients by hand: to repeat a failure, or for a night.
+ *
+ *     npm run fuzz-clients                                       a million messages for each target
+ *     npm run fuzz-clients -- --target nbd-server --seed 42      from this world on
+ *     npm run fuzz-clients -- --executions 5000000 --minutes 30  whichever comes first
+ *
+ * Ends at the first failure with exit code 1 and the seed that repeats it; with 2 for options that
+ * make no sense.
+ */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { parseArgs } from 'node:util'
+import { fuzzNbd } from './nbd-fuzz.ts'
+
+const REPORT_INTERVAL_MS = 10_000
+const MIB = 1 << 20
+const DEFAULT_EXECUTIONS = 1_000_000
+
+interface Progress {
+  executions: number
+}
+
+interface TargetOptions {
+  seed: number
+  executions: number
+  onProgress: (total: Progress) => boolean
+}
+
+const TARGETS: ReadonlyMap<string, (options: TargetOptions) => Promise<Progress>> = new Map([
+  ['nbd-server', fuzzNbd],
+])
+
+const say = (line: string): unknown => process.stdout.write(`${line}\n`)
+
+/** Bytes that live after everything dead was collected. */
+function liveBytes(): number {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  collect()
+  collect()
+  const { heapUsed, external } = process.memoryUsage()
+  return heapUsed + external
+}
+
+function count(option: string, text: string): number {
+  if (/^[1-9]\d{0,9}$/.test(text)) return Number(text)
+  throw new RangeError(`${option} takes a whole number from 1, not "${text}"`)
+}
+
+async function run(name: string, seed: number, executions: number, endMs: number): Promise<void> {
+  const fuzz = TARGETS.get(name)
+  if (fuzz === undefined) throw new RangeError(`no target "${name}": ${[...TARGETS.keys()].join()}`)
+  const startMs = performance.now()
+  let saidMs = startMs
+  let warmBytes = 0
+  const total = await fuzz({
+    seed,
+    executions,
+    onProgress: (progress) => {
+      if (warmBytes === 0) warmBytes = liveBytes()
+      const nowMs = performance.now()
+      if (nowMs - saidMs > REPORT_INTERVAL_MS) {
+        saidMs = nowMs
+        say(`${name}: ${progress.executions} executions`)
+      }
+      return nowMs < endMs
+    },
+  })
+  const seconds = (performance.now() - startMs) / 1000
+  const growthMiB = (liveBytes() - warmBytes) / MIB
+  say(`${name}: ${JSON.stringify(total)}`)
+  const rate = Math.round(total.executions / seconds)
+  say(`${name}: ${seconds.toFixed(1)} s, ${rate} a second, ${growthMiB.toFixed(1)} MiB more alive`)
+}
+
+async function main(): Promise<number> {
+  try {
+    const { values } = parseArgs({
+      options: {
+        target: { type: 'string' },
+        seed: { type: 'string' },
+        executions: { type: 'string' },
+        minutes: { type: 'string' },
+      },
+    })
+    const seed = count('--seed', values.seed ?? '1')
+    const executions = count('--executions', values.executions ?? String(DEFAULT_EXECUTIONS))
+    const minutes = count('--minutes', values.minutes ?? '600')
+    const endMs = performance.now() + minutes * 60_000
+    const names = values.target === undefined ? [...TARGETS.keys()] : [values.target]
+    for (const name of names) await run(name, seed, executions, endMs)
+    return 0
+  } catch (error) {
+    process.stderr.write(`fuzz-clients: ${(error as Error).message}\n`)
+    return error instanceof RangeError || error instanceof TypeError ? 2 : 1
+  }
+}
+
+process.exitCode = await main()
