@@ -6,6 +6,7 @@
  */
 import { assert, must } from '../../base/assert.ts'
 import type { Io, IoCompletion, IoSocket, IoVector, TurnHook } from '../../io/io.ts'
+import type { PeerIdentity } from '../../io/peer-identity.ts'
 import type { ExportDirectory } from '../target.ts'
 import type { Agreement, HandshakeHost, HandshakeOutcome } from './haggle.ts'
 import { Handshake } from './handshake.ts'
@@ -23,8 +24,11 @@ const VECTOR_PAIRS_MAX = 2 * BATCH_REPLY_COUNT_MAX
 /** A client is looked at this often within the stall timeout. */
 export const STALL_TICKS = 4
 
+const NOTHING: ExportDirectory = { list: () => [], open: () => null }
+
 export interface ConnectionOptions {
-  readonly directory: ExportDirectory
+  /** What this client gets to see; null: nothing. */
+  readonly directoryOf: (peer: PeerIdentity) => ExportDirectory | null
   readonly limits: NbdLimits
   readonly tls: 'none' | 'offered' | 'required'
   /** Turns the connection into a TLS one; rejects when the client does not manage. */
@@ -132,7 +136,8 @@ export class Connection implements IoCompletion, TurnHook, TransmissionOwner {
   }
 
   #host(tls: HandshakeHost['tls']): HandshakeHost {
-    return { directory: this.#options.directory, client: `nbd ${this.peer}`, tls }
+    const directory = this.#options.directoryOf(this.#socket.identity) ?? NOTHING
+    return { directory, client: `nbd ${this.peer}`, tls }
   }
 
   #received(result: number): void {

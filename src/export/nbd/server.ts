@@ -2,7 +2,9 @@
 import { assert } from '../../base/assert.ts'
 import { OperatingError } from '../../base/errors.ts'
 import type { Io, IoListener, IoSocket, SocketAddress } from '../../io/io.ts'
-import { upgradeToTls } from '../../io/tls-socket.ts'
+import type { PeerIdentity } from '../../io/peer-identity.ts'
+import { describePeer } from '../../io/peer-identity.ts'
+import { upgradeToTls, verifyTlsOptions } from '../../io/tls-socket.ts'
 import type { ExportDirectory } from '../target.ts'
 import { Admission } from './admission.ts'
 import type { ConnectionOptions } from './connection.ts'
@@ -31,6 +33,11 @@ export interface NbdServerOptions {
   addresses: SocketAddress[]
   tls?: NbdTlsOptions
   limits?: Partial<NbdLimits>
+  /**
+   * What a client gets to see: asked when it comes, and again when TLS has said who it is. Null: it
+   * is disconnected, before it has been told or asked anything. Left out: everybody sees it all.
+   */
+  directoryOf?: (peer: PeerIdentity) => ExportDirectory | null
   /** Listen beyond this host although clients may talk in the clear. */
   allowPlaintext?: boolean
   /**
@@ -49,6 +56,7 @@ export class NbdServer {
   readonly #io: Io
   readonly #options: NbdServerOptions
   readonly #limits: NbdLimits
+  readonly #directoryOf: (peer: PeerIdentity) => ExportDirectory | null
   readonly #share: MemoryShare
   readonly #admission: Admission
   readonly #connectionOptions: ConnectionOptions
@@ -62,6 +70,7 @@ export class NbdServer {
   private constructor(io: Io, directory: ExportDirectory, options: NbdServerOptions) {
     this.#io = io
     this.#options = options
+    this.#directoryOf = options.directoryOf ?? (() => directory)
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits }
     const shareBytes = io.arena.sizeBytes * ARENA_FRACTION
     this.#share = new MemoryShare(io.arena, shareBytes)
@@ -72,7 +81,7 @@ export class NbdServer {
       onRefused: (peer, reason) => options.onDisconnect?.(peer, null, reason),
     })
     this.#connectionOptions = {
-      directory,
+      directoryOf: this.#directoryOf,
       limits: this.#limits,
       tls: options.tls === undefined ? 'none' : options.tls.required ? 'required' : 'offered',
       upgrade: (socket) => this.#upgrade(socket),
@@ -82,7 +91,7 @@ export class NbdServer {
 
   /**
    * Listens on every address or on none. Rejects with OperatingError: `usage` for an address
-   * beyond this host where clients could talk in the clear, or as `Io.listen` does.
+   * beyond this host where clients could talk in the clear or for a bad certificate, or as `Io.listen` does.
    */
   static async start(
     io: Io,
@@ -90,6 +99,7 @@ export class NbdServer {
     options: NbdServerOptions,
   ): Promise<NbdServer> {
     for (const address of options.addresses) verifyAddress(address, options)
+    if (options.tls !== undefined) verifyTlsOptions(options.tls)
     const server = new NbdServer(io, directory, options)
     try {
       for (const address of options.addresses) {
@@ -152,6 +162,11 @@ export class NbdServer {
   }
 
   #accept(socket: IoSocket): void {
+    if (this.#directoryOf(socket.identity) === null) {
+      socket.close()
+      this.#options.onDisconnect?.(socket.peer, null, `${describePeer(socket.identity)}: refused`)
+      return
+    }
     const { peer } = socket
     if (this.#isClosing || !this.#admission.tryEnter(peer)) {
       socket.close()
