@@ -5,6 +5,7 @@ import type { PoolInfo } from '../api/shapes.ts'
 import type { CheckReport } from '../check/report.ts'
 import type { Finding, FixStep } from '../daemon/host-report.ts'
 import type { IoKind } from '../daemon/host.ts'
+import type { AccessFinding } from '../daemon/pool-access.ts'
 import type { Daemon, ServeOptions } from '../daemon/serve.ts'
 
 /** The heavy half, loaded when a command first needs it: `daemon/embedded.ts`. */
@@ -21,6 +22,8 @@ export interface Backend {
   /** Whether commands reach the pool through a daemon. */
   readonly daemonRuns: (poolPath: string) => Promise<boolean>
   readonly inspectHost: (poolPath: string | null) => Promise<Finding[]>
+  /** What other users of this host could do to the pool's files. */
+  readonly poolAccessFindings: (poolPath: string) => Promise<AccessFinding[]>
   /** Takes away what dead servers left on the host. */
   readonly fixHost: () => Promise<FixStep[]>
 }

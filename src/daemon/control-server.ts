@@ -1,9 +1,11 @@
 /**
- * The API on a unix socket that only its owner may use. Requests are validated whole before any
+ * The API on a unix socket that only its owner may use, and root: whoever can use it reads and
+ * writes files as the daemon. Requests are validated whole before any
  * of them is carried out; see `api/operations.ts` for the contract.
  */
-import { chmod, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import type { IncomingMessage, Server } from 'node:http'
+import type { Socket } from 'node:net'
 import { createAdaptorServer } from '@hono/node-server'
 import type { HttpBindings } from '@hono/node-server'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
@@ -28,6 +30,10 @@ import type { PoolService } from '../api/service.ts'
 import type { DiffExtent, UsageProgress } from '../api/shapes.ts'
 import { encodeError, statusOf } from '../api/wire-error.ts'
 import { OperatingError } from '../base/errors.ts'
+import { describePeer, identityOfStream } from '../io/peer-identity.ts'
+import { bindForOwner, setSocketMode } from '../io/socket-mode.ts'
+import { tryLoadBinding } from '../native/binding.ts'
+import { isOwner } from './access-rules.ts'
 import { AnswerStream } from './answer-stream.ts'
 
 /** sun_path of a unix socket address, less its NUL. */
@@ -192,6 +198,8 @@ export class ControlServer {
     this.#log = log
     const app = this.#routes()
     this.#server = createAdaptorServer({ fetch: app.fetch }) as Server
+    // Before anything that it sends is looked at.
+    this.#server.prependListener('connection', (socket: Socket) => this.#meet(socket))
     // An import takes as long as it takes; the socket is its owner's alone.
     this.#server.requestTimeout = 0
   }
@@ -208,21 +216,24 @@ export class ControlServer {
     await rm(this.#path, { force: true })
   }
 
-  /** Bound with a mask that lets nobody else in, even before the mode is set. */
   async #listen(): Promise<void> {
-    const previousMask = process.umask(0o177)
     try {
       await new Promise<void>((resolve, reject) => {
         this.#server.once('error', reject)
-        this.#server.listen(this.#path, resolve)
-        process.umask(previousMask)
+        bindForOwner(() => this.#server.listen(this.#path, resolve))
       })
     } catch (error) {
       throw new OperatingError('io', `cannot listen on ${this.#path}`, { cause: error })
-    } finally {
-      process.umask(previousMask)
     }
-    await chmod(this.#path, 0o600)
+    await setSocketMode(this.#path, 0o600)
+  }
+
+  /** The mode of the socket keeps others out; should somebody widen it, this does. */
+  #meet(socket: Socket): void {
+    const peer = identityOfStream(socket, tryLoadBinding())
+    if (isOwner(peer)) return
+    socket.destroy()
+    this.#log.warn({ peer: describePeer(peer) }, 'refused: only the owner and root may control')
   }
 
   #routes(): Hono<Env> {

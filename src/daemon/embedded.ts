@@ -2,7 +2,7 @@
  * What the command line does with a pool apart from `PoolService`: make, check, serve it. What
  * only one command needs is loaded by that command.
  */
-import { mkdir } from 'node:fs/promises'
+import { mkdir, stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import type { PoolInfo } from '../api/shapes.ts'
 import type { CheckReport } from '../check/report.ts'
@@ -17,6 +17,7 @@ import { controlSocketPath, daemonListens } from './open-service.ts'
 import type { Daemon, ServeOptions } from './serve.ts'
 
 export { openService } from './open-service.ts'
+export { poolAccessFindings } from './pool-access.ts'
 
 /** Whether commands would reach the pool through a daemon. */
 export function daemonRuns(poolPath: string): Promise<boolean> {
@@ -51,6 +52,14 @@ async function makeFolder(path: string): Promise<void> {
   } catch (error) {
     throw new OperatingError('io', `cannot make the folder ${path}`, { cause: error })
   }
+  // One that was there may be anybody's: who can change what is in it has the pool.
+  const stats = await stat(path)
+  const isOthers = stats.uid !== process.geteuid?.() && stats.uid !== 0
+  if (!isOthers && (stats.mode & 0o022) === 0) return
+  throw new OperatingError('usage', `others may change what is in ${path}`, {
+    hint: `Name a folder that is not there yet, or first \`chmod go-w ${path}\` as its owner.`,
+    details: { path },
+  })
 }
 
 /** Looks at a pool that nobody has open; rejects `busy` when somebody does. */

@@ -11,6 +11,7 @@ import { openHostWorld } from '../host/world.ts'
 import { openIo } from '../io/open-io.ts'
 import { bindingMissingReason } from '../native/binding.ts'
 import { controlSocketPath, daemonListens } from './open-service.ts'
+import { poolAccessFindings } from './pool-access.ts'
 
 export type { FixStep } from '../host/stale.ts'
 
@@ -183,25 +184,21 @@ async function deviceFinding(path: string, remedy: string): Promise<Finding> {
 }
 
 async function poolFindings(path: string): Promise<Finding[]> {
-  let mode: number
   try {
     const stats = await stat(path)
     if (!stats.isDirectory()) {
       return [{ subject: 'pool', state: 'missing', fact: `${path} is not a folder`, remedy: null }]
     }
-    mode = stats.mode
   } catch {
     const fact = `${path} is not there`
     return [{ subject: 'pool', state: 'missing', fact, remedy: `varve init ${path}` }]
   }
-  const open = (mode & 0o077) !== 0
-  const folder: Finding = {
-    subject: 'pool',
-    state: open ? 'warning' : 'ok',
-    fact: open ? `${path} may be entered by others` : path,
-    remedy: open ? `chmod 700 ${path}` : null,
-  }
-  return [folder, await daemonFinding(path)]
+  const access = await poolAccessFindings(path)
+  const findings: Finding[] = access.map((finding) => {
+    return { subject: 'pool', state: 'warning', ...finding }
+  })
+  if (access.length === 0) findings.push({ subject: 'pool', state: 'ok', fact: path, remedy: null })
+  return [...findings, await daemonFinding(path)]
 }
 
 async function daemonFinding(path: string): Promise<Finding> {

@@ -1,7 +1,8 @@
 /** The composition root: one pool, its exports and its control socket, in one process. */
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import type { Compression, FuseRequest, ServeStatus, ServedExport } from '../api/shapes.ts'
 import { programVersion } from '../api/version.ts'
+import { OperatingError } from '../base/errors.ts'
 import { Undo } from '../base/undo.ts'
 import { NbdServer } from '../export/nbd/server.ts'
 import { HostDevices } from '../host/devices.ts'
@@ -9,6 +10,8 @@ import { openHostWorld } from '../host/world.ts'
 import type { SocketAddress } from '../io/io.ts'
 import { tryLoadBinding } from '../native/binding.ts'
 import type { OpenPoolOptions, Pool } from '../pool/pool.ts'
+import type { AccessRules } from './access-rules.ts'
+import { readAccessRules } from './access-rules.ts'
 import { ControlServer } from './control-server.ts'
 import type { ControlLog } from './control-server.ts'
 import { FuseMounts } from './fuse-mounts.ts'
@@ -19,6 +22,7 @@ import { LocalService } from './local-service.ts'
 import { openPool } from './open-pool.ts'
 import { reportFill, watchSpace } from './space-watch.ts'
 import { controlSocketPath } from './open-service.ts'
+import { poolAccessFindings, socketFolderFinding } from './pool-access.ts'
 import { PoolExports } from './pool-exports.ts'
 import { PoolTree } from './pool-tree.ts'
 import { removeDeadSocket } from './dead-socket.ts'
@@ -37,6 +41,10 @@ export interface ServeOptions {
   /** PEM texts. */
   tls: { cert: string; key: string; ca: string | null } | null
   allowPlaintext: boolean
+  /** Who may use what; see `access-rules.ts`. Empty: whoever can connect, everything. */
+  allow: readonly string[]
+  /** Of a file with more of them. */
+  allowFilePath: string | null
   readOnlyNames: string[]
   /** Where to show the pool as a filesystem from the start. */
   fuse: FuseRequest | null
@@ -64,14 +72,17 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
   let closing: Promise<void> | null = null
   const close = (): Promise<void> => (closing ??= undo.run())
   try {
+    const rules = await readAccessRules(options.allow, options.allowFilePath)
+    verifyRules(rules, options)
     belowFilesystems()
     const host = await openHost(options.ioKind)
     undo.add(() => host.io.shutdown())
     const pool = await openPool(host, path, poolOptions(options, log))
     undo.add(() => pool.close())
     undo.add(watchSpace(pool, log))
+    await warnOfOthers(path, rules, options, log)
     const exports = new PoolExports(pool, options.readOnlyNames)
-    const server = await startNbd(host, exports, path, options, log)
+    const server = await startNbd(host, exports, path, rules, options, log)
     undo.add(() => server.close(DRAIN_GRACE_MS))
     const world = openHostWorld()
     const filesystems = new FuseMounts(host.io, new PoolTree(pool), path, world, log)
@@ -134,6 +145,39 @@ function poolOptions(options: ServeOptions, log: ControlLog): OpenPoolOptions {
   }
 }
 
+/** Rules that could not do what they say are refused. */
+function verifyRules(rules: AccessRules, { tls }: ServeOptions): void {
+  if (rules.usesCertificates && (tls?.ca ?? null) === null) {
+    throw new OperatingError('usage', 'rules for certificates need TLS and its --tls-ca')
+  }
+  if (rules.admitsUsers && tryLoadBinding() === null) {
+    throw new OperatingError('unsupported', 'who is at a socket cannot be told without the addon', {
+      hint: 'Build it with tools/build-native, or leave rules for users out.',
+    })
+  }
+}
+
+/** What other users could do to the pool without being its clients. */
+async function warnOfOthers(
+  path: string,
+  rules: AccessRules,
+  options: ServeOptions,
+  log: ControlLog,
+): Promise<void> {
+  const folder = dirname(nbdSocketPathOf(path, options))
+  const findings = [...(await poolAccessFindings(path)), await socketFolderFinding(folder)]
+  for (const finding of findings) {
+    if (finding !== null) log.warn({ remedy: finding.remedy }, finding.fact)
+  }
+  const isClear = options.tcp !== null && (options.tls === null || options.allowPlaintext)
+  if (!isClear) return
+  const what = rules.isEmpty ? 'every disk' : 'what rules give to anyone'
+  log.warn(
+    { host: options.tcp?.host },
+    `whoever reaches the TCP port, any user of this host too, may use ${what}`,
+  )
+}
+
 function nbdSocketPathOf(poolPath: string, options: ServeOptions): string {
   return resolve(options.socketPath ?? join(poolPath, NBD_SOCKET_NAME))
 }
@@ -142,17 +186,24 @@ async function startNbd(
   host: Host,
   exports: PoolExports,
   poolPath: string,
+  rules: AccessRules,
   options: ServeOptions,
   log: ControlLog,
 ): Promise<NbdServer> {
   const socketPath = nbdSocketPathOf(poolPath, options)
   await removeDeadSocket(socketPath)
-  const addresses: SocketAddress[] = [{ kind: 'unix', path: socketPath, mode: 0o600 }]
+  // Who may connect is then asked of the kernel for every connection.
+  const mode = rules.admitsUsers ? 0o666 : 0o600
+  const addresses: SocketAddress[] = [{ kind: 'unix', path: socketPath, mode }]
   if (options.tcp !== null) addresses.push({ kind: 'tcp', ...options.tcp })
   const { tls } = options
   return NbdServer.start(host.io, exports, {
     addresses,
     allowPlaintext: options.allowPlaintext,
+    directoryOf: (peer) => {
+      const accessOf = rules.accessOf(peer)
+      return accessOf === null ? null : exports.for(accessOf)
+    },
     onDisconnect: (peer, name, reason) => {
       log.info({ peer, export: name, reason }, 'client gone')
     },

@@ -25,8 +25,11 @@ export function registerCheck(program: Command, cli: Cli, setExitCode: SetExitCo
     .description('Verifies every checksum, map and name of a pool at rest. Changes nothing.')
     .action(async (options: OutputOptions) => {
       const path = mustPoolPath(cli, command)
-      const { checkOffline } = await cli.loadBackend()
+      const { checkOffline, poolAccessFindings } = await cli.loadBackend()
       const report = await checkOffline(path, globalOptions(command).io)
+      for (const { fact, remedy } of await poolAccessFindings(path)) {
+        cli.stderr.write(`varve: warning: ${fact}${remedy === null ? '' : `; ${remedy}`}\n`)
+      }
       await writeResult(cli, options, 'check', report, reportText(report))
       if (report.errors.length > 0) setExitCode(EXIT_CORRUPT)
       else setExitCode(report.leaks.length > 0 ? EXIT_LEAKS : EXIT_OK)

@@ -93,6 +93,8 @@ async function mount(cli: Cli, command: Command, folder: string, options: Option
     tcp: null,
     tls: null,
     allowPlaintext: false,
+    allow: [],
+    allowFilePath: null,
     readOnlyNames: [],
     fuse: request,
     warnPercent: null,

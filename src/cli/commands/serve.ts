@@ -1,5 +1,5 @@
 /** `varve serve`: the daemon in the foreground. */
-import { readFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { Option } from 'commander'
 import type { Command } from 'commander'
 import { resolve } from 'node:path'
@@ -20,6 +20,9 @@ import { EXIT_INTERRUPTED } from '../exit-codes.ts'
 import { addResultOptions, tableText, writeJsonLines } from '../output.ts'
 import type { OutputOptions } from '../output.ts'
 
+/** A group may read a key: that is how a certificate's owner lets a service have it. */
+const OTHERS_MASK = 0o007
+
 interface Options extends OutputOptions {
   socket?: string
   tcp?: { host: string; port: number }
@@ -27,6 +30,8 @@ interface Options extends OutputOptions {
   tlsKey?: string
   tlsCa?: string
   allowPlaintext?: boolean
+  allow?: string[]
+  allowFile?: string
   readOnly?: string[]
   fuse?: string
   fuseTransport: FuseRequest['transport']
@@ -54,6 +59,8 @@ export function registerServe(program: Command, cli: Cli): void {
     .option('--tls-key <file>', 'PEM')
     .option('--tls-ca <file>', 'PEM; clients must show a certificate of this authority')
     .option('--allow-plaintext', 'clients without TLS may come from other hosts')
+    .option('--allow <rule>', 'CLIENT=EXPORT[:ro]; only what rules say, but to the owner', collect)
+    .option('--allow-file <file>', 'such rules, one a line')
     .option('--read-only <names...>', 'volumes that clients may not write')
     .option('--fuse <folder>', 'show the pool there as a filesystem, too')
     .addOption(fuseTransportOption())
@@ -81,8 +88,10 @@ export function registerServe(program: Command, cli: Cli): void {
         ioKind: globalOptions(command).io,
         socketPath: options.socket ?? null,
         tcp: options.tcp ?? null,
-        tls: await readTls(options),
+        tls: await readTls(cli, options),
         allowPlaintext: options.allowPlaintext === true,
+        allow: options.allow ?? [],
+        allowFilePath: options.allowFile ?? null,
         readOnlyNames: options.readOnly ?? [],
         fuse: fuseRequestOf(options),
         warnPercent: options.warnAt ?? null,
@@ -96,6 +105,8 @@ export function registerServe(program: Command, cli: Cli): void {
     'varve serve --fuse /mnt/pool',
     'varve serve --tcp 127.0.0.1:10809 --read-only golden',
     'varve serve --tcp 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem',
+    'varve serve ... --tls-ca ca.pem --allow cert:web1=web* --allow cert:backup=*@*:ro',
+    'varve serve --socket /run/varve/nbd.sock --allow user:libvirt-qemu=vm-*',
   ])
 }
 
@@ -210,20 +221,32 @@ async function announce(cli: Cli, options: RunDaemonOptions, daemon: Daemon): Pr
   await writeOut(cli.stdout, `ready: ${daemon.controlPath}\n`)
 }
 
-async function readTls(options: Options): Promise<ServeOptions['tls']> {
+function collect(text: string, before: string[] = []): string[] {
+  return [...before, text]
+}
+
+async function readTls(cli: Cli, options: Options): Promise<ServeOptions['tls']> {
   const { tlsCert, tlsKey, tlsCa } = options
   if (tlsCert === undefined && tlsKey === undefined && tlsCa === undefined) return null
   if (tlsCert === undefined || tlsKey === undefined) {
     throw new OperatingError('usage', 'TLS needs both --tls-cert and --tls-key')
   }
+  await warnOfReaders(cli, tlsKey)
   return {
-    cert: await readPem(tlsCert),
-    key: await readPem(tlsKey),
-    ca: tlsCa === undefined ? null : await readPem(tlsCa),
+    cert: await readText(tlsCert),
+    key: await readText(tlsKey),
+    ca: tlsCa === undefined ? null : await readText(tlsCa),
   }
 }
 
-async function readPem(path: string): Promise<string> {
+/** Whoever has the key is us, as far as clients can tell. */
+async function warnOfReaders(cli: Cli, keyPath: string): Promise<void> {
+  const stats = await stat(keyPath).catch(() => null)
+  if (stats === null || (stats.mode & OTHERS_MASK) === 0) return
+  cli.stderr.write(`varve: warning: others may read ${keyPath}; chmod 600 ${keyPath}\n`)
+}
+
+async function readText(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8')
   } catch (error) {

@@ -48,6 +48,7 @@ export async function run(world: FakeWorld, ...words: string[]): Promise<Outcome
     serve: refuse,
     daemonRuns: refuse,
     inspectHost: refuse,
+    poolAccessFindings: async () => [],
     fixHost: refuse,
     ...world.backend,
   }
