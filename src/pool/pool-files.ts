@@ -48,8 +48,17 @@ export class PoolFiles {
   readonly #reads: DiskReads
   readonly #writes: WriteQueue
   readonly #usage: SpaceUsage
+  readonly #onRemoved: () => void
 
-  constructor(core: PoolCore, reads: DiskReads, writes: WriteQueue, usage: SpaceUsage) {
+  /** `onRemoved`: told when there may be something to free. */
+  constructor(
+    core: PoolCore,
+    reads: DiskReads,
+    writes: WriteQueue,
+    usage: SpaceUsage,
+    onRemoved: () => void,
+  ) {
+    this.#onRemoved = onRemoved
     this.#core = core
     this.#reads = reads
     this.#writes = writes
@@ -152,6 +161,7 @@ export class PoolFiles {
   /** A volume without snapshots, or a snapshot; rejects `busy` under the command line's guards. */
   async remove(id: number): Promise<void> {
     await removeDisks(this.#core, () => removable(this.#core, [this.#must(id)], false))
+    this.#onRemoved()
   }
 
   /** Rejects `exists`, `usage`, and `busy` while anybody has it open. */

@@ -131,6 +131,8 @@ export class Pool implements PoolOperations {
   readonly #upkeep: Upkeep
   readonly #usage: SpaceUsage
   readonly #options: Required<OpenPoolOptions>
+  /** Imports that wait for memory, or for the fingerprints. */
+  #beginningCount = 0
   #background: Promise<void> | null = null
   #reportedFailure = false
 
@@ -146,7 +148,9 @@ export class Pool implements PoolOperations {
     this.#reads = new DiskReads(opened.core)
     this.#writes = new WriteQueue(opened.core, () => this.#afterAppend())
     this.#usage = new SpaceUsage(core, checkpointer, imports)
-    this.files = new PoolFiles(opened.core, this.#reads, this.#writes, this.#usage)
+    this.files = new PoolFiles(opened.core, this.#reads, this.#writes, this.#usage, () => {
+      this.#upkeep.noteChange()
+    })
   }
 
   /** Makes a new pool. Rejects `exists` when there is one, or the operating system's error. */
@@ -236,10 +240,15 @@ export class Pool implements PoolOperations {
   async info(): Promise<PoolInfo> {
     const { catalogue, store, path } = this.#core
     const superblock = this.#superblock.current
-    const volumes = catalogue.volumes()
     let mapped = 0
-    for (const volume of volumes) mapped += await mappedBytes(this.#core, volume)
+    for (const volume of catalogue.volumes()) {
+      // Removed while the others were counted.
+      if (catalogue.tryDisk(volume.id) === null) continue
+      mapped += await mappedBytes(this.#core, volume)
+    }
     await this.#core.space.refresh()
+    const physicalBytes = await store.physicalBytes()
+    const volumes = catalogue.volumes()
     return {
       id: toHex(superblock.poolId),
       path,
@@ -247,7 +256,7 @@ export class Pool implements PoolOperations {
       createdMs: superblock.createdMs,
       logicalBytes: volumes.reduce((sum, volume) => sum + volume.sizeBytes, 0),
       mappedBytes: mapped,
-      physicalBytes: await this.#core.store.physicalBytes(),
+      physicalBytes,
       capacityBytes: superblock.capacityBytes,
       freeBytes: this.#core.space.guestBytes,
       fill: this.fill,
@@ -379,9 +388,18 @@ export class Pool implements PoolOperations {
     mustParseVolumeName(request.name)
     verifySize(request.sizeBytes)
     verifyFree(this.#core, request.name)
-    if (this.#imports.size >= IMPORT_COUNT_MAX) {
+    if (this.#imports.size + this.#beginningCount >= IMPORT_COUNT_MAX) {
       throw new OperatingError('busy', `${IMPORT_COUNT_MAX} imports are running already`)
     }
+    this.#beginningCount += 1
+    try {
+      return await this.#beginImport(request)
+    } finally {
+      this.#beginningCount -= 1
+    }
+  }
+
+  async #beginImport(request: CreateVolume): Promise<BulkImport> {
     await this.#core.fingerprints.ready(() => this.#core.io.pause())
     const bulk = await BulkVolumeImport.begin(this.#core, request, {
       ended: (one) => {

@@ -8,6 +8,7 @@ import { WRITE_FUA } from '../../../src/export/target.ts'
 import { SegmentKind, segmentFileName } from '../../../src/format/segment.ts'
 import { SUPERBLOCK_UNFINISHED_COUNT_MAX } from '../../../src/format/superblock.ts'
 import type { IoFile } from '../../../src/io/io.ts'
+import { IMPORT_COUNT_MAX } from '../../../src/pool/open.ts'
 import { Pool } from '../../../src/pool/pool.ts'
 import type { BulkImport, VolumeInfo } from '../../../src/pool/types.ts'
 import { EDGE_OP_COUNT_MAX } from '../../../src/pool/write-queue.ts'
@@ -454,5 +455,40 @@ void t.test('I9: files grow and appear again when others have made room on the d
   }
   t.equal(pool.files.tryDisk(id)?.sizeBytes, BLOCK)
   t.not(pool.files.tryVolume('b'), null)
+  await world.close()
+})
+
+// The count went on with a disk whose map had been let go of: an assertion instead of an answer.
+void t.test('a volume that is removed while the pool is being described is left out', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  for (const name of ['a', 'b', 'c']) {
+    await world.run(world.pool.create({ name, sizeBytes: MIB }))
+    const client = world.disk(name)
+    await client.fill(0, 4 * BLOCK, 1)
+    client.close()
+  }
+  // Nothing is in memory now: counting takes a while.
+  await world.reopen()
+  const describing = world.pool.info()
+  const request = { names: ['b', 'c'], recursive: true, dryRun: false }
+  const [info] = await world.run(Promise.all([describing, world.pool.remove(request)]))
+  t.equal(info.volumeCount, 1)
+  t.equal(info.mappedBytes, 4 * BLOCK)
+  await world.close()
+})
+
+// Each looked at the count before any of them was counted, and guests were left without memory.
+void t.test('no more imports run at once than may, however many are begun together', async (t) => {
+  const world = await SimWorld.create({ seed: 1, arenaMemory: Buffer.allocUnsafeSlow(256 * MIB) })
+  const requests = Array.from({ length: IMPORT_COUNT_MAX + 3 }, (_, i) => ({ name: `i${i}` }))
+  const begun = requests.map(({ name }) => world.pool.beginImport({ name, sizeBytes: MIB }))
+  const outcomes = await world.run(Promise.allSettled(begun))
+  const refused = outcomes.filter((outcome) => outcome.status === 'rejected')
+  t.equal(refused.length, 3)
+  for (const { reason } of refused) t.match(reason, { code: 'busy' })
+  const [first] = outcomes.filter((outcome) => outcome.status === 'fulfilled')
+  await world.run(first.value.abort())
+  const late = await world.run(world.pool.beginImport({ name: 'late', sizeBytes: MIB }))
+  await world.run(late.abort())
   await world.close()
 })
