@@ -1,0 +1,96 @@
+/**
+ * Bugs put into decoders, as they are compiled, to see that the fuzzer finds them: a check that is
+ * missing, off by one, or late; a loop that does not end; memory taken on a stranger's word.
+ */
+import type { Plant } from './instrument.ts'
+
+export interface PlantedBug {
+  name: string
+  target: string
+  plant: Plant
+  /** Within so many executions. */
+  executionCount: number
+}
+
+export const PLANTED_BUGS: readonly PlantedBug[] = [
+  {
+    name: 'a superblock with more unfinished ids than fit',
+    target: 'superblock',
+    executionCount: 60_000,
+    plant: {
+      module: '/format/superblock.js',
+      from: 'if (unfinishedCount > SUPERBLOCK_UNFINISHED_COUNT_MAX)',
+      to: 'if (unfinishedCount > 2 ** 20)',
+    },
+  },
+  {
+    name: 'a record whose entries and blocks do not fit its page',
+    target: 'record',
+    executionCount: 60_000,
+    plant: {
+      module: '/format/record.js',
+      from: 'if (!recordFits(entryCount, blockCount))\n        return null;',
+      to: '',
+    },
+  },
+  {
+    name: 'a node whose huge entry ends past the data',
+    target: 'node',
+    executionCount: 60_000,
+    plant: {
+      module: '/format/node.js',
+      from: 'slot + slotCount > DATA_SLOT_END',
+      to: 'slot >= DATA_SLOT_END',
+    },
+  },
+  {
+    name: 'a frame that ends before the block',
+    target: 'directory',
+    executionCount: 30_000,
+    plant: {
+      module: '/format/directory.js',
+      from: 'frameIndex(word0) >= frameBlockCount(word1)',
+      to: 'frameIndex(word0) > frameBlockCount(word1)',
+    },
+  },
+  {
+    name: 'memory for a catalogue part as large as it says it is',
+    target: 'catalogue',
+    executionCount: 60_000,
+    plant: {
+      module: '/format/catalogue.js',
+      from: 'if (payloadBytes > bytes.length - FIELD.endOffset)',
+      to: 'if (Buffer.alloc(payloadBytes % 2 ** 28).length > bytes.length - FIELD.endOffset)',
+    },
+  },
+  {
+    name: 'an NBD string that is longer than its option',
+    target: 'nbd-option-data',
+    executionCount: 60_000,
+    plant: {
+      module: '/nbd/option-data.js',
+      from: 'lengthBytes === null || lengthBytes > this.remainingBytes',
+      to: 'lengthBytes === null',
+    },
+  },
+  {
+    name: 'an NBD request past the end of its disk',
+    target: 'nbd-request',
+    executionCount: 60_000,
+    plant: {
+      module: '/nbd/request.js',
+      from: 'request.lengthBytes > target.sizeBytes - request.offsetBytes',
+      to: 'request.lengthBytes > target.sizeBytes',
+    },
+  },
+  {
+    name: 'an extended header of a tar archive that never ends',
+    target: 'tar',
+    executionCount: 60_000,
+    plant: {
+      module: '/rootfs/pax.js',
+      from: 'const isWhole = end <= bytes.length && end > blank + 1 && bytes[end - 1] === 10;',
+      to: 'if (end === at) continue;const isWhole = end <= bytes.length && bytes[end - 1] === 10;',
+    },
+  },
+]

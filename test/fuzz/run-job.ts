@@ -1,0 +1,34 @@
+/** Starts jobs and takes their reports. */
+import { spawn } from 'node:child_process'
+import { join } from 'node:path'
+import { OperatingError } from '../../src/base/errors.ts'
+import type { JobOptions, JobReport } from './job-options.ts'
+
+const JOB_PATH = join(import.meta.dirname, 'fuzz-job.js')
+
+/** Rejects when the job ends without a report: killed by its watch, or by a native decoder. */
+export function runJob(options: JobOptions): Promise<JobReport[]> {
+  return new Promise((resolve, reject) => {
+    const job = spawn(process.execPath, [JOB_PATH, JSON.stringify(options)], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let said = ''
+    let complaint = ''
+    job.stdout.on('data', (bytes: Buffer) => (said += bytes.toString()))
+    job.stderr.on('data', (bytes: Buffer) => (complaint += bytes.toString()))
+    job.once('error', reject)
+    job.once('close', (code, signal) => {
+      if (code === 0) {
+        resolve(JSON.parse(said) as JobReport[])
+        return
+      }
+      const how = signal ?? `exit code ${code}`
+      reject(
+        new OperatingError(
+          'io',
+          `${options.targets.join(', ')}, seed ${options.seed}: ${how}\n${complaint}`,
+        ),
+      )
+    })
+  })
+}
