@@ -122,10 +122,11 @@ t.test('whatever is removed or imported is reason enough, through whichever door
   await world.run(pool.remove({ names: ['a'], recursive: false, dryRun: false }))
   t.ok(await settles(), 'by the command line')
   const bulk = await world.run(pool.beginImport({ name: 'image', sizeBytes: MIB }))
-  t.notOk(await settles(), 'not while it is being imported')
+  await world.run(pool.remove({ names: ['b'], recursive: false, dryRun: false }))
+  t.notOk(await settles(), 'not while something is being imported')
   await world.run(bulk.commit())
   t.ok(await settles(), 'an import')
-  const id = pool.files.tryVolume('b')?.id ?? 0
+  const id = pool.files.tryVolume('image')?.id ?? 0
   await world.run(pool.files.remove(id))
   t.ok(await settles(), 'by rm in the filesystem')
   t.notOk(await settles())
@@ -181,8 +182,12 @@ t.test('closing gives up the run that is under way, and what it did holds', asyn
     await write(world, 'a', 8 * MIB)
     while (runs.length === 0) await world.io.runFor(100)
     await world.io.runFor(delayMs)
+    // One that is paused would never end by itself.
+    world.pool.upkeep(delayMs > 1)
     await world.close()
-    t.same((await Promise.allSettled(runs)).length, 1, 'nothing goes on behind its back')
+    await world.io.runFor(2 * IDLE_MS)
+    t.equal(runs.length, 1, 'nothing begins behind its back')
+    await Promise.allSettled(runs)
     await world.open({ codecs })
     const client = world.disk('a')
     for (let at = 0; at < 8 * MIB; at += MIB) {
@@ -191,6 +196,17 @@ t.test('closing gives up the run that is under way, and what it did holds', asyn
     client.close()
     await end(watched)
   }
+})
+
+t.test('a pool that is closed while it waits for guests to be idle looks no more', async (t) => {
+  const { world, runs, undo } = await newWorld()
+  await world.run(world.pool.create({ name: 'a', sizeBytes: MIB }))
+  // The next look would be the first to find them idle.
+  await world.io.runFor(14 * SECOND_MS)
+  await world.close()
+  await world.io.runFor(4 * IDLE_MS)
+  t.equal(runs.length, 0)
+  undo()
 })
 
 t.test(
@@ -228,12 +244,15 @@ t.test('what goes wrong by itself is tried again; a failed pool is left alone', 
   io.addFault({ kind: 'read-error', ...aim, ...everywhere })
   await io.runFor(2 * IDLE_MS)
   t.equal((await runs[0]).skippedSegmentCount, 1)
+  await world.run(world.pool.create({ name: 'b', sizeBytes: MIB }))
+  await world.run(world.pool.remove({ names: ['b'], recursive: false, dryRun: false }))
   io.addFault({ kind: 'sync-error', path: '.seg', skip: 0, times: 1, errno: Errno.EIO })
   const client = world.disk('a')
   await client.fill(0, BLOCK, 2)
   t.equal(await client.flush(), -Errno.EIO)
   client.close()
   await world.run(t.rejects(world.pool.settle('lz4'), { code: 'pool-failed' }))
+  t.match(world.pool.failure, /errno 5/)
   const before = runs.length
   await io.runFor(10 * IDLE_MS)
   t.equal(runs.length, before)
