@@ -68,6 +68,8 @@ export class SegmentTables {
   readonly #tables = new Map<number, SegmentTable>()
   /** Findings of damaged table pages, so that loading a table again does not repeat them. */
   readonly #pageFindings = new Map<number, Finding>()
+  /** Segments whose torn seal has been told. */
+  readonly #tornIds = new Set<number>()
 
   constructor(
     reader: PoolReader,
@@ -94,9 +96,7 @@ export class SegmentTables {
     if (table === undefined) {
       const { footer } = segment
       table =
-        footer === null
-          ? await this.#rebuild(segment)
-          : await this.#readSealed(footer, segment.sizeBytes)
+        footer === null ? await this.#rebuild(segment) : await this.#readSealed(segment, footer)
       for (const oldest of this.#tables.keys()) {
         if (this.#tables.size < TABLE_COUNT_MAX) break
         this.#tables.delete(oldest)
@@ -107,16 +107,21 @@ export class SegmentTables {
     return table
   }
 
-  async #readSealed(footer: SegmentFooter, sizeBytes: number): Promise<SegmentTable> {
+  async #readSealed(segment: SurveyedSegment, footer: SegmentFooter): Promise<SegmentTable> {
     const { settled } = footer
-    if (settled === undefined) return await this.#read(footer)
+    const { sizeBytes } = segment
+    if (settled === undefined) return (await this.#read(segment, footer)) ?? this.#rebuild(segment)
     const places = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
     const table = new SegmentTable(places)
     await this.#directories.fill(table, places, footer, settled, sizeBytes)
     return table
   }
 
-  async #read({ segment: id, tableChecksums: expected }: SegmentFooter): Promise<SegmentTable> {
+  /** Null: the seal is torn, as a crash may leave it, and the records say the same. */
+  async #read(
+    segment: SurveyedSegment,
+    { segment: id, tableChecksums: expected }: SegmentFooter,
+  ): Promise<SegmentTable | null> {
     const table = new SegmentTable(null)
     const result = await this.#reader.readSlots(id, TABLE_SLOT, TABLE_PAGE_COUNT)
     const { memory, offsetBytes } = this.#reader
@@ -125,11 +130,26 @@ export class SegmentTables {
     for (let page = 0; page < TABLE_PAGE_COUNT; page += 1) {
       const isSame =
         found[2 * page] === expected[2 * page] && found[2 * page + 1] === expected[2 * page + 1]
-      if (result < 0 || !isSame) table.pageFindings[page] = this.#complain(id, page, result)
+      if (result >= 0 && isSame) continue
+      if (result >= 0 && this.#mayBeTorn(segment)) return null
+      table.pageFindings[page] = this.#complain(id, page, result)
     }
     const bytes = memory.subarray(offsetBytes, offsetBytes + TABLE_PAGE_COUNT * PAGE_SIZE_BYTES)
     new Uint8Array(table.words.buffer).set(bytes)
     return table
+  }
+
+  /**
+   * Table and footer reach the disk in any order, and only a checkpoint in a later segment says
+   * that both have. Opening the pool seals such a segment again.
+   */
+  #mayBeTorn({ id, kind }: SurveyedSegment): boolean {
+    if (kind !== SegmentKind.log || id < this.#superblock.position.segment) return false
+    if (this.#tornIds.has(id)) return true
+    this.#tornIds.add(id)
+    const fact = 'its table does not match its footer, as after a crash while it was sealed'
+    this.#findings.warnings.add('segment-table-corrupt', `segment ${id}`, fact)
+    return true
   }
 
   #complain(id: number, page: number, result: number): Finding {

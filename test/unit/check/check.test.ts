@@ -6,7 +6,7 @@ import { BLOCK_SIZE_BYTES, TIB } from '../../../src/base/units.ts'
 import { checkPool } from '../../../src/check/check.ts'
 import { sealPage } from '../../../src/format/page.ts'
 import { EntryKind } from '../../../src/format/record.ts'
-import { FOOTER_SLOT, SegmentKind } from '../../../src/format/segment.ts'
+import { FOOTER_SLOT, SegmentKind, TABLE_SLOT } from '../../../src/format/segment.ts'
 import type { Superblock } from '../../../src/format/superblock.ts'
 import { SimIo } from '../../../src/io/sim-io.ts'
 import { POOL_PATH, arenaMemory, checkBuilt, checksum, codesOf } from '../../support/check-built.ts'
@@ -42,6 +42,14 @@ t.test('what a crash leaves is no damage', async (t) => {
   const tails: [string, (builder: PoolBuilder) => void][] = [
     ['a torn header', (b) => b.flip(3, b.segment(3).usedSlotCount - 1)],
     ['a torn block', (b) => b.flip(3, tailOf(b).firstBlockSlot)],
+    [
+      // What a power cut left between footer and table (power cuts, seed 3).
+      'a seal of which a page of the table is torn',
+      (b) => {
+        b.seal(3)
+        b.flip(3, TABLE_SLOT)
+      },
+    ],
     [
       'records past the tear, none of them acknowledged',
       (b) => {
