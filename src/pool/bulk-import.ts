@@ -58,6 +58,8 @@ export class BulkVolumeImport implements BulkImport {
   /** The last write or commit begun; an abort lets it end. */
   #running: Promise<void> = Promise.resolve()
   #isOver = false
+  /** Its `create` has gone to the log, which may have failed over it. */
+  #isNamed = false
 
   private constructor(
     core: PoolCore,
@@ -143,6 +145,7 @@ export class BulkVolumeImport implements BulkImport {
     const create = (): CatalogueOperation => {
       this.#owner.verifyFree(request.name)
       tables.flushAll(appender)
+      this.#isNamed = true
       const address = rootAddress(this.#root)
       return {
         op: 'create',
@@ -166,6 +169,9 @@ export class BulkVolumeImport implements BulkImport {
     await this.#running.catch(() => undefined)
     if (this.#isOver) return
     this.#end()
+    // A record that could not be written may be whole all the same: only a recovery can tell, and
+    // it removes the segments if there is no such record.
+    if (this.#isNamed && this.#core.log.failure !== 0) return
     const ids = this.segmentIds
     await this.#writer.abort()
     this.#core.references.endUnfinished(ids)

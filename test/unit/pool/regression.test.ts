@@ -492,3 +492,32 @@ void t.test('no more imports run at once than may, however many are begun togeth
   await world.run(late.abort())
   await world.close()
 })
+
+// The record of its name was on the disk, whatever the disk said; the abort deleted what it names.
+void t.test('an import whose commit could not be written is judged by the recovery', async (t) => {
+  for (const isWritten of [false, true]) {
+    const world = await SimWorld.create({ seed: 1 })
+    const bulk = await fillImage(world)
+    const { io } = world
+    const writeSync = io.writeSync.bind(io)
+    // A failed write may have left any part of itself, also all of it.
+    io.writeSync = (file, offsetBytes, { pairs, count }) => {
+      const last = pairs.subarray(2 * (count - 1), 2 * count)
+      const isName = io.arena.memory.subarray(last[0], last[0] + last[1]).includes('"op":"create"')
+      if (isName && !isWritten) return -Errno.EIO
+      const result = writeSync(file, offsetBytes, { pairs, count })
+      return isName ? -Errno.EIO : result
+    }
+    await t.rejects(world.run(bulk.commit()), { code: 'pool-failed' })
+    await world.run(bulk.abort())
+    await world.run(world.pool.close())
+    world.io.crash({ kind: 'process' })
+    world.io = world.io.reboot()
+    await world.open()
+    const names = world.pool.list().map(({ name }) => name)
+    t.same(names, isWritten ? ['image'] : [])
+    if (isWritten) t.equal(await readImage(world), 7)
+    else t.ok((await world.run(world.pool.info())).physicalBytes < MIB, 'its segments are gone')
+    await world.close()
+  }
+})
