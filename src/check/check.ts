@@ -29,6 +29,8 @@ import { surveySegments } from './segment-survey.ts'
 import { SegmentTables } from './segment-tables.ts'
 import { SlotSet } from './slot-set.ts'
 import { BlockVerifier } from './verify-blocks.ts'
+import { verifyFiles } from './verify-files.ts'
+import { UnusedVerifier } from './verify-unused.ts'
 
 export type { CheckReport, Finding } from './report.ts'
 
@@ -148,6 +150,9 @@ async function checkFrom(
     findings,
   )
   await verifier.run(options.progress ?? (() => undefined))
+  const unused = [decoder, frames, superblock, survey, tables, live, findings] as const
+  await new UnusedVerifier(reader, ...unused).run()
+  await verifyFiles(reader, checksum, superblock.poolId, findings)
   judgeSegments(superblock, survey, live, damage, findings)
   await new DamageNamer(nodes, damage, disks).run()
   report.poolId = toHex(superblock.poolId)

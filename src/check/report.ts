@@ -21,6 +21,9 @@ export type FindingCode =
   | 'segment-misnamed' // header and file name disagree
   | 'segment-leaked' // a file that nothing will ever refer to
   | 'name-unknown' // a file in segments/ that is not a segment
+  | 'unused-corrupt' // damage where nothing refers to
+  | 'fingerprints-corrupt' // the index of what is stored; made anew when it is needed
+  | 'scrub-state-corrupt' // where a scrub had come to; it begins at the beginning
   | 'read-failed' // the operating system could not read it
   // The log.
   | 'record-corrupt' // a record below the checkpoint is damaged

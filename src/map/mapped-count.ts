@@ -4,6 +4,7 @@
  * little since the last count costs what changed.
  */
 import { LRUCache } from 'lru-cache'
+import { VarveError } from '../base/errors.ts'
 import { SEGMENT_SLOT_COUNT } from '../base/units.ts'
 import {
   KIND_BLOCK,
@@ -29,12 +30,17 @@ export class MappedCounter {
   /** By address: a count, or one that is being counted, so that those who ask at once share it. */
   readonly #known = new LRUCache<number, number>({ max: REMEMBERED_COUNT_MAX })
   readonly #running = new Map<number, Promise<number>>()
+  /** Nodes that could not be read: what is below them is not counted, and no sum of it kept. */
+  #unreadableCount = 0
 
   constructor(reader: NodeReader) {
     this.#reader = new PacedReader(reader)
   }
 
-  /** Of a root that is written to meanwhile it may count some blocks of before, some of after. */
+  /**
+   * Of a root that is written to meanwhile it may count some blocks of before, some of after; of a
+   * damaged map, what can be read.
+   */
   async count(root: MapRoot): Promise<number> {
     const node = root.dirtyNode()
     if (node !== null) return this.#countDirty(node)
@@ -44,10 +50,12 @@ export class MappedCounter {
 
   async #countDirty(node: MapNode): Promise<number> {
     if (node.mappedCount >= 0) return node.mappedCount
-    const changeCount = node.changeCount
+    const { changeCount } = node
+    const unreadableCount = this.#unreadableCount
     const count = await this.#countBelow(viewOf(node), node.level)
     // A change while we waited may or may not be counted in.
-    if (node.changeCount === changeCount) node.mappedCount = count
+    const isSame = node.changeCount === changeCount && this.#unreadableCount === unreadableCount
+    if (isSame) node.mappedCount = count
     return count
   }
 
@@ -55,16 +63,26 @@ export class MappedCounter {
     const address = word0 * SEGMENT_SLOT_COUNT + (word1 & SLOT_MASK)
     const known = this.#known.get(address) ?? this.#running.get(address)
     if (known !== undefined) return known
-    const running = this.#reader
-      .read(word0, word1, level)
-      .then((view) => this.#countBelow(view, level))
-      .then((count) => {
-        this.#known.set(address, count)
-        return count
-      })
-      .finally(() => this.#running.delete(address))
+    const running = this.#countNode(address, word0, word1, level).finally(() =>
+      this.#running.delete(address),
+    )
     this.#running.set(address, running)
     return running
+  }
+
+  async #countNode(address: number, word0: number, word1: number, level: number): Promise<number> {
+    const unreadableCount = this.#unreadableCount
+    let view: NodeView
+    try {
+      view = await this.#reader.read(word0, word1, level)
+    } catch (error) {
+      if (!(error instanceof VarveError)) throw error
+      this.#unreadableCount += 1
+      return 0
+    }
+    const count = await this.#countBelow(view, level)
+    if (this.#unreadableCount === unreadableCount) this.#known.set(address, count)
+    return count
   }
 
   async #countBelow(view: NodeView, level: number): Promise<number> {

@@ -114,6 +114,11 @@ export class NodeCache {
     return (await this.#fetch(segment, slot, level)).entries
   }
 
+  /** The entries of a node, from memory only. */
+  recall(segment: number, slot: number): Uint32Array | null {
+    return this.#nodes.peek(segment * SEGMENT_SLOT_COUNT + slot)?.entries ?? null
+  }
+
   async #fetch(segment: number, slot: number, level: number): Promise<MapNode> {
     this.#loadCount += 1
     const entries = await this.#source.loadNode(segment, slot)

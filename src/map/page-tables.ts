@@ -208,6 +208,11 @@ export class PageTables implements NodeReader {
     return this.#cache.readOnce(segment, slot, level)
   }
 
+  /** The entries of a written node that is in memory; null when it is not. */
+  recallNode(segment: number, slot: number): Uint32Array | null {
+    return this.#cache.recall(segment, slot)
+  }
+
   #lookupFromRoot(root: MapRoot, blockIndex: number, countMax: number, out: Lookup): boolean {
     assert(blockIndex >= 0 && blockIndex < MAP_BLOCK_COUNT, 'a block is below 2^36')
     assert(countMax >= 1, 'a lookup is for at least one block')

@@ -1,5 +1,6 @@
 /** A walk over all that one map refers to: the mark of mark-and-sweep. */
 import { must } from '../base/assert.ts'
+import { VarveError } from '../base/errors.ts'
 import {
   KIND_BLOCK,
   KIND_HUGE,
@@ -20,6 +21,8 @@ export interface MapVisitor {
   enterNode(segment: number, slot: number, level: number): boolean
   /** Blocks at consecutive slots. */
   blocks(segment: number, slot: number, count: number): void
+  /** A node that cannot be read: the walk goes on beside it. Absent: the walk rejects. */
+  unreadable?(segment: number, slot: number, level: number): void
 }
 
 /** Nodes read at once: one read after the other would leave the disk idle most of the time. */
@@ -38,8 +41,9 @@ export async function walkMap(
   const paced = new PacedReader(reader)
   const named = root.dirtyNode() === null && root.word1 !== 0
   if (named && !visitor.enterNode(root.word0, root.word1 & SLOT_MASK, NODE_LEVEL_ROOT)) return
-  const view = await paced.readRoot(root)
-  if (view !== null) await new Walk(visitor, paced).visit(view, NODE_LEVEL_ROOT)
+  const walk = new Walk(visitor, paced)
+  const view = await walk.tolerate(paced.readRoot(root), root.word0, root.word1, NODE_LEVEL_ROOT)
+  if (view !== null) await walk.visit(view, NODE_LEVEL_ROOT)
 }
 
 class Walk {
@@ -52,6 +56,22 @@ class Walk {
     this.#reader = reader
   }
 
+  /** Null for a node that cannot be read, where the visitor can do without. */
+  async tolerate<T>(
+    read: Promise<T>,
+    word0: number,
+    word1: number,
+    level: number,
+  ): Promise<T | null> {
+    try {
+      return await read
+    } catch (error) {
+      if (this.#visitor.unreadable === undefined || !(error instanceof VarveError)) throw error
+      this.#visitor.unreadable(word0, word1 & SLOT_MASK, level)
+      return null
+    }
+  }
+
   async visit(view: NodeView, level: number): Promise<void> {
     if (level === 0) this.#visitLeaf(view.entries)
     else await this.#visitChildren(view, level)
@@ -59,7 +79,7 @@ class Walk {
 
   async #visitChildren(view: NodeView, level: number): Promise<void> {
     const { entries } = view
-    let reads: Promise<NodeView>[] = []
+    let reads: Promise<NodeView | null>[] = []
     for (let index = 0; index < NODE_ENTRY_COUNT; index += 1) {
       const kind = healedKind(view, index)
       const word0 = entries[2 * index]
@@ -77,7 +97,8 @@ class Walk {
         const child = must(dirtyChildAt(view, index), 'a dirty child')
         await this.visit(viewOf(child), level - 1)
       } else if (kind === KIND_NODE && this.#visitor.enterNode(word0, slot, level - 1)) {
-        reads.push(this.#reader.read(word0, word1, level - 1))
+        const read = this.#reader.read(word0, word1, level - 1)
+        reads.push(this.tolerate(read, word0, word1, level - 1))
         if (reads.length === READ_AHEAD_COUNT) {
           await this.#visitRead(reads, level - 1)
           reads = []
@@ -87,9 +108,11 @@ class Walk {
     await this.#visitRead(reads, level - 1)
   }
 
-  async #visitRead(reads: readonly Promise<NodeView>[], level: number): Promise<void> {
+  async #visitRead(reads: readonly Promise<NodeView | null>[], level: number): Promise<void> {
     if (reads.length === 0) return
-    for (const view of await Promise.all(reads)) await this.visit(view, level)
+    for (const view of await Promise.all(reads)) {
+      if (view !== null) await this.visit(view, level)
+    }
   }
 
   #visitLeaf(entries: Uint32Array): void {

@@ -65,8 +65,13 @@ export class Checkpointer {
   async run(
     options: { full?: boolean; clean?: boolean; atFixed?: () => void } = {},
   ): Promise<void> {
+    await this.exclusively(() => this.#write(options))
+  }
+
+  /** Does something while no checkpoint is being written. */
+  async exclusively(work: () => Promise<void>): Promise<void> {
     while (this.#running !== null) await this.#running.catch(() => undefined)
-    this.#running = this.#write(options)
+    this.#running = work()
     try {
       await this.#running
     } finally {

@@ -1,4 +1,5 @@
 import { assert } from '../base/assert.ts'
+import { VarveError } from '../base/errors.ts'
 import { SEGMENT_SLOT_COUNT } from '../base/units.ts'
 import { PLACE_ALIAS, aliasSlot, isLower, placeKind } from '../format/directory.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
@@ -14,6 +15,25 @@ const WORDS = SEGMENT_SLOT_COUNT / 32
 export class MarkBitmap implements MapVisitor {
   readonly #segments: Map<number, Uint32Array> = new Map()
   #markedCount = 0
+  #keptUpTo = 0
+
+  /**
+   * Of what cannot be read nobody knows what it refers to: all segments up to `segment` count as
+   * marked, in all their slots.
+   */
+  keepUpTo(segment: number): void {
+    this.#keptUpTo = Math.max(this.#keptUpTo, segment)
+  }
+
+  /** Whether nothing of the segment may be given up, whatever is marked in it. */
+  isKept(segment: number): boolean {
+    return segment <= this.#keptUpTo
+  }
+
+  /** A node may refer to any segment: one of a higher id can have been filled before it. */
+  unreadable(): void {
+    this.keepUpTo(Infinity)
+  }
 
   /** Slots marked. */
   get markedCount(): number {
@@ -21,13 +41,18 @@ export class MarkBitmap implements MapVisitor {
   }
 
   isMarked(segment: number, slot: number): boolean {
+    return this.isKept(segment) || this.isReached(segment, slot)
+  }
+
+  /** As `isMarked`, without what is only kept. */
+  isReached(segment: number, slot: number): boolean {
     const words = this.#segments.get(segment)
     return words !== undefined && ((words[slot >>> 5] >>> (slot & 31)) & 1) === 1
   }
 
   /** True when anything in the segment is marked. */
   hasAny(segment: number): boolean {
-    return this.#segments.has(segment)
+    return this.isKept(segment) || this.#segments.has(segment)
   }
 
   enterNode(segment: number, slot: number): boolean {
@@ -56,7 +81,8 @@ export class MarkBitmap implements MapVisitor {
 /**
  * Marks what marked aliases point to, and what that points to in turn. An alias points downwards,
  * so one pass from the highest segment to the lowest, and within each from its last slot to its
- * first, sees every alias after all that lead to it.
+ * first, sees every alias after all that lead to it. Where a directory cannot be read, its aliases
+ * may lead to anything below.
  */
 export async function markAliases(
   store: SegmentStore,
@@ -65,9 +91,9 @@ export async function markAliases(
 ): Promise<void> {
   for (const id of store.ids().reverse()) {
     if (!store.has(id) || !marked.hasAny(id)) continue
-    if (!(await store.hasAliases(id))) continue
-    const { places } = await store.loadTable(id)
-    if (places === null) continue
+    const places = await tryPlaces(store, id)
+    if (places === 'unreadable') marked.keepUpTo(id)
+    if (places === null || places === 'unreadable') continue
     for (let slot = DATA_SLOT_END - 1; slot >= DATA_SLOT_FIRST; slot -= 1) {
       const word1 = places[2 * slot + 1]
       if (placeKind(word1) !== PLACE_ALIAS || !marked.isMarked(id, slot)) continue
@@ -76,5 +102,21 @@ export async function markAliases(
       marked.mark(places[2 * slot], target)
     }
     await pace()
+  }
+}
+
+/** Null: it has no aliases. */
+async function tryPlaces(
+  store: SegmentStore,
+  id: number,
+): Promise<Uint32Array | null | 'unreadable'> {
+  try {
+    const footer = await store.tryFooter(id)
+    if (footer === null) return store.get(id).sealed ? 'unreadable' : null
+    if ((footer.settled?.aliasCount ?? 0) === 0) return null
+    return (await store.loadTable(id)).places
+  } catch (error) {
+    if (!(error instanceof VarveError)) throw error
+    return 'unreadable'
   }
 }

@@ -22,6 +22,7 @@ import { Fingerprints } from './fingerprints.ts'
 import { References } from './references.ts'
 import { Reserve } from './reserve.ts'
 import { recover } from './recover.ts'
+import type { OpeningDamage } from './scrub.ts'
 import type { Recovered } from './recover.ts'
 import { Space } from './space.ts'
 import type { FillListener } from './space.ts'
@@ -43,6 +44,8 @@ export interface OpenedCore {
   superblock: SuperblockFile
   checkpointer: Checkpointer
   imports: Set<BulkVolumeImport>
+  /** What was damaged, and has been put right by opening. */
+  damage: OpeningDamage[]
 }
 
 export interface OpenCoreOptions {
@@ -158,7 +161,9 @@ async function assemble(
   await core.space.refresh()
   const imports = new Set<BulkVolumeImport>()
   const checkpointer = await settleRecovery(core, superblock, recovered, imports)
-  return { core, undo, superblock, checkpointer, imports }
+  const damage: OpeningDamage[] = recovered.resealedIds.map((segment) => ({ segment }))
+  if (superblock.wasTorn) damage.push({ segment: null })
+  return { core, undo, superblock, checkpointer, imports, damage }
 }
 
 /** Writes the first checkpoint, then removes what the crash left behind. */

@@ -36,6 +36,8 @@ import type { OpenedCore } from './open.ts'
 import { PoolFiles } from './pool-files.ts'
 import { resizeVolume, verifyOpenable } from './resize.ts'
 import type { FillListener } from './space.ts'
+import { Scrub } from './scrub.ts'
+import { ScrubSchedule } from './scrub-schedule.ts'
 import { SuperblockFile } from './superblock-file.ts'
 import type {
   BulkImport,
@@ -49,6 +51,10 @@ import type {
   ReclaimReport,
   RemoveReport,
   RemoveRequest,
+  ScrubProgress,
+  ScrubReport,
+  ScrubRequest,
+  ScrubStatus,
   SnapshotInfo,
   UpkeepStatus,
   UsageProgress,
@@ -90,6 +96,8 @@ export interface OpenPoolOptions {
   codecs?: Codecs
   /** What is settled with when guests are idle; null, the default: only when asked for. */
   idleCompression?: Compression | null
+  /** Days between two scrubs that begin by themselves; null, the default: only when asked for. */
+  scrubEveryDays?: number | null
   /** Log bytes after which a checkpoint is written: bounds the time of a recovery. */
   checkpointTailBytes?: number
   /** Left in the lock file for whoever else wants the pool. */
@@ -110,6 +118,7 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
   dedupIndexBytes: 32 * MIB,
   codecs: missingCodecs(),
   idleCompression: null,
+  scrubEveryDays: null,
   checkpointTailBytes: 256 * MIB,
   holder: `process ${process.pid}`,
   onDamage: () => undefined,
@@ -129,6 +138,8 @@ export class Pool implements PoolOperations {
   readonly #writes: WriteQueue
   readonly #imports: Set<BulkVolumeImport>
   readonly #upkeep: Upkeep
+  readonly #scrub: Scrub
+  readonly #scrubSchedule: ScrubSchedule | null
   readonly #usage: SpaceUsage
   readonly #options: Required<OpenPoolOptions>
   /** Imports that wait for memory, or for the fingerprints. */
@@ -145,6 +156,9 @@ export class Pool implements PoolOperations {
     this.#options = options
     const { core, checkpointer, imports } = opened
     this.#upkeep = new Upkeep(core, checkpointer, imports, options.idleCompression)
+    this.#scrub = new Scrub(core, checkpointer, opened.superblock, this.#upkeep, opened.damage)
+    this.#scrubSchedule =
+      options.scrubEveryDays === null ? null : this.#schedule(options.scrubEveryDays)
     this.#reads = new DiskReads(opened.core)
     this.#writes = new WriteQueue(opened.core, () => this.#afterAppend())
     this.#usage = new SpaceUsage(core, checkpointer, imports)
@@ -379,6 +393,18 @@ export class Pool implements PoolOperations {
     return this.#upkeep.settle(compression, signal, progress)
   }
 
+  scrub(
+    request: ScrubRequest,
+    signal?: AbortSignal,
+    progress: (progress: ScrubProgress) => void = () => undefined,
+  ): Promise<ScrubReport> {
+    return this.#scrub.run(request, signal, progress)
+  }
+
+  scrubStatus(): Promise<ScrubStatus> {
+    return this.#scrub.status()
+  }
+
   upkeep(isPaused: boolean | null): UpkeepStatus {
     if (isPaused !== null) this.#upkeep.isPaused = isPaused
     return this.#upkeep.status
@@ -434,6 +460,7 @@ export class Pool implements PoolOperations {
     try {
       for (const bulk of [...this.#imports]) await bulk.abort()
       await this.#usage.close()
+      await Promise.all([this.#scrub.close(), this.#scrubSchedule?.close()])
       await this.#upkeep.close()
       await this.#background?.catch(() => undefined)
       assert(this.#writes.pendingCount === 0, 'a pool closes with nothing pending')
@@ -445,6 +472,12 @@ export class Pool implements PoolOperations {
     } finally {
       await this.#undo.run()
     }
+  }
+
+  #schedule(everyDays: number): ScrubSchedule {
+    const { createdMs } = this.#superblock.current
+    const upkeep = (): UpkeepStatus => this.#upkeep.status
+    return new ScrubSchedule(this.#core, this.#scrub, everyDays, createdMs, upkeep)
   }
 
   #tryFindDisk(name: string): Disk | null {

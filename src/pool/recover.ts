@@ -27,6 +27,8 @@ export interface Recovered {
   parts: PartAddress[]
   /** Segments that hold nothing anybody will refer to; to be deleted after the checkpoint. */
   deadIds: number[]
+  /** Segments whose table or footer was damaged, and is written anew. */
+  resealedIds: number[]
 }
 
 interface Parts {
@@ -55,6 +57,7 @@ export async function recover(parts: Parts, superblock: Superblock): Promise<Rec
       recordCount: end.recordCount,
       parts: chainParts,
       deadIds: [...new Set([...end.abandonedIds, ...orphans])],
+      resealedIds: replay.resealedIds,
     }
   } finally {
     replay.close()

@@ -1,4 +1,5 @@
 import { assert, must } from '../base/assert.ts'
+import { isZero } from '../base/bytes.ts'
 import type { Checksum } from '../base/checksum.ts'
 import { CorruptionError, OperatingError } from '../base/errors.ts'
 import { FORMAT_VERSION, PAGE_SIZE_BYTES } from '../format/page.ts'
@@ -9,6 +10,7 @@ import {
   decodeSuperblock,
   encodeSuperblock,
 } from '../format/superblock.ts'
+import { allocateArena } from '../io/arena.ts'
 import type { Io, IoFile } from '../io/io.ts'
 import { ioResult } from '../io/io.ts'
 
@@ -21,6 +23,7 @@ export class SuperblockFile {
   readonly #file: IoFile
   readonly #page: number
   #current: Superblock | null = null
+  #wasTorn = false
 
   private constructor(io: Io, checksum: Checksum, file: IoFile) {
     this.#io = io
@@ -53,6 +56,8 @@ export class SuperblockFile {
     const self = new SuperblockFile(io, checksum, file)
     try {
       await self.#load(poolPath)
+      const { isNewestSound, isOtherSound } = await self.verify()
+      self.#wasTorn = !isNewestSound || !isOtherSound
       await self.#makeDurable()
     } catch (error) {
       await self.close()
@@ -63,6 +68,40 @@ export class SuperblockFile {
 
   get current(): Superblock {
     return must(this.#current, 'the superblock')
+  }
+
+  /** One of the pages was unreadable at opening. A crash leaves that, too. */
+  get wasTorn(): boolean {
+    return this.#wasTorn
+  }
+
+  /** Reads both pages from the disk: whether the newest one, and the other, is sound. */
+  async verify(): Promise<{ isNewestSound: boolean; isOtherSound: boolean }> {
+    const page = await allocateArena(this.#io.arena, PAGE_SIZE_BYTES)
+    const newest = this.current.generation % PAGE_COUNT
+    try {
+      return {
+        isNewestSound: await this.#isSound(newest, page),
+        isOtherSound: await this.#isSound(1 - newest, page),
+      }
+    } finally {
+      this.#io.arena.free(page, PAGE_SIZE_BYTES)
+    }
+  }
+
+  /** Writes the newest page again, as it is, before the other one may be touched. */
+  rewrite(): Promise<void> {
+    return this.#makeDurable()
+  }
+
+  async #isSound(index: number, page: number): Promise<boolean> {
+    const result = await ioResult((completion) => {
+      this.#io.read(this.#file, index * PAGE_SIZE_BYTES, page, PAGE_SIZE_BYTES, completion, 0)
+    })
+    const bytes = this.#io.arena.memory.subarray(page, page + PAGE_SIZE_BYTES)
+    if (result !== PAGE_SIZE_BYTES) return this.current.generation === 1
+    if (decodeSuperblock(bytes, this.#checksum).kind === 'valid') return true
+    return this.current.generation === 1 && isZero(bytes, 0, PAGE_SIZE_BYTES)
   }
 
   /** Writes the next generation over the older page and syncs it. */

@@ -86,6 +86,10 @@ export class Sweep {
 
   async #sweepLive(id: number): Promise<void> {
     const { store } = this.#core
+    if (this.#marked.isKept(id)) {
+      this.report.skippedSegmentCount += 1
+      return
+    }
     let table: SegmentTable
     try {
       table = await store.loadTable(id)

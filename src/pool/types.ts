@@ -119,6 +119,84 @@ export interface ReclaimReport extends SweepReport {
 /** `off`: frames are stored as they are. */
 export type Compression = 'off' | 'lz4' | 'zstd'
 
+export type ScrubCode =
+  | 'superblock-torn' // one of its two pages is unreadable; a crash leaves that, too
+  | 'fingerprints-corrupt' // the index of what is stored; it is made anew
+  | 'scrub-state-corrupt' // where a run had come to; it begins at the beginning
+  | 'segment-unreadable' // its file cannot be opened
+  | 'segment-header-corrupt'
+  | 'segment-footer-corrupt'
+  | 'segment-table-corrupt' // a page of the checksums or of the directory
+  | 'record-corrupt' // the header of a record that no recovery needs
+  | 'padding-corrupt' // bytes that mean nothing are not zero
+  | 'node-corrupt' // a sound block that cannot be part of a map
+  | 'frame-corrupt' // blocks encoded together that cannot be decoded
+  | 'block-corrupt'
+
+/** A part of a disk, `volume` or `volume@snapshot`. */
+export interface AffectedRange {
+  disk: string
+  offsetBytes: number
+  lengthBytes: number
+}
+
+export interface ScrubFinding {
+  code: ScrubCode
+  message: string
+  /** A place in the pool: `superblock`, `segment 3 slot 17`. */
+  where: string
+  /**
+   * `healed`: it is as it was. `lost`: nobody has the bytes; reads of them fail until they are
+   * written anew. `unused`: nothing refers to them.
+   */
+  outcome: 'healed' | 'lost' | 'unused'
+  /** What of which disks is hit; a bounded number of ranges. */
+  affected: AffectedRange[]
+}
+
+/** The counts are of findings. */
+export interface ScrubTotals {
+  startedMs: number
+  readBytes: number
+  foundCount: number
+  healedCount: number
+  lostCount: number
+}
+
+export interface ScrubReport extends ScrubTotals {
+  endedMs: number
+  /** It went on where an earlier run was stopped; findings are those since. */
+  isResumed: boolean
+  findings: ScrubFinding[]
+  /** Beyond those listed. */
+  suppressedCount: number
+}
+
+export interface ScrubProgress {
+  phase: 'maps' | 'segments' | 'heal'
+  done: number
+  total: number
+}
+
+export interface ScrubStatus {
+  /** Of the run going on; null: none is. */
+  phase: ScrubProgress['phase'] | null
+  done: number
+  total: number
+  isPaused: boolean
+  /** Days between two runs that begin by themselves; null: only when asked for. */
+  everyDays: number | null
+  /** Of the run that is under way, going on or stopped; null: there is none. */
+  running: ScrubTotals | null
+  /** Of the last that came to its end. */
+  last: (ScrubTotals & { endedMs: number }) | null
+}
+
+export interface ScrubRequest {
+  /** Most that is read in a second, or null. */
+  rateBytes: number | null
+}
+
 /** How the work below the address stands. */
 export interface UpkeepStatus {
   /** What is settled with when guests are idle; null: only when asked for. */
@@ -260,7 +338,17 @@ export interface PoolOperations {
     signal?: AbortSignal,
     progress?: (progress: ReclaimProgress) => void,
   ): Promise<ReclaimReport>
-  /** Stops reclaiming and settling where they are, lets them go on, or (null) only asks. */
+  /**
+   * Reads and verifies everything the pool keeps, and heals what it can. Goes on where an earlier
+   * run was stopped. Rejects `busy`, `canceled`, or the world's errors.
+   */
+  scrub(
+    request: ScrubRequest,
+    signal?: AbortSignal,
+    progress?: (progress: ScrubProgress) => void,
+  ): Promise<ScrubReport>
+  scrubStatus(): Promise<ScrubStatus>
+  /** Stops reclaiming, settling and scrubbing, lets them go on, or (null) only asks. */
   upkeep(isPaused: boolean | null): UpkeepStatus
   /** Counts who uses what; `by` as in `UsageReport`. Costs a walk over all maps. */
   usage(

@@ -21,7 +21,7 @@ export class Upkeep {
   readonly #idleCompression: Compression | null
   readonly #idle: IdleSettler | null
   readonly #closing = new AbortController()
-  #running: Promise<ReclaimReport> | null = null
+  #running: Promise<unknown> | null = null
   #progress: ReclaimProgress | null = null
   #isPaused = false
   #changeCount = 0
@@ -69,6 +69,22 @@ export class Upkeep {
     return this.#run(CODECS[compression], compression, signal, progress)
   }
 
+  get isPaused(): boolean {
+    return this.#isPaused
+  }
+
+  /** Does something while nothing is reclaimed or settled: segments then stay what they are. */
+  async exclusively<T>(work: () => Promise<T>): Promise<T> {
+    while (this.#running !== null) await this.#running.catch(() => undefined)
+    const running = work()
+    this.#running = running
+    try {
+      return await running
+    } finally {
+      this.#running = null
+    }
+  }
+
   /** Gives up what is running, and resolves when it has ended. */
   async close(): Promise<void> {
     this.#closing.abort()
@@ -92,7 +108,7 @@ export class Upkeep {
     progress: Progress,
   ): Promise<ReclaimReport> {
     if (this.#running !== null) {
-      throw new OperatingError('busy', 'a reclaim or settle is running already', {
+      throw new OperatingError('busy', 'a reclaim, settle or healing is running already', {
         hint: 'wait for it to end; "varve info" shows how far it is',
       })
     }
@@ -114,11 +130,11 @@ export class Upkeep {
         progress(now)
       },
     }
-    this.#running = reclaim(this.#core, this.#checkpointer, this.#imports, run)
     try {
-      return await this.#running
+      return await this.exclusively(() =>
+        reclaim(this.#core, this.#checkpointer, this.#imports, run),
+      )
     } finally {
-      this.#running = null
       this.#progress = null
     }
   }

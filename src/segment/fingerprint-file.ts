@@ -89,6 +89,36 @@ async function writePages(
   flush()
 }
 
+/** Whether every page of the file is sound; null when there is none. */
+export async function verifyFingerprints(
+  store: SegmentStore,
+  poolPath: string,
+  pace: (readBytes: number) => Promise<void>,
+): Promise<boolean | null> {
+  const { io, checksum } = store
+  if (!(await io.list(poolPath)).includes(FINGERPRINT_FILE)) return null
+  const file = await io.open(`${poolPath}/${FINGERPRINT_FILE}`, 'read')
+  const page = await allocateArena(io.arena, PAGE_SIZE_BYTES)
+  try {
+    const head = await tryReadHead(store, file, page)
+    const { sizeBytes } = await io.stat(file)
+    if (head === null || sizeBytes !== (1 + head.pageCount) * PAGE_SIZE_BYTES) return false
+    for (let index = 1; index <= head.pageCount; index += 1) {
+      const result = await ioResult((completion) => {
+        io.read(file, index * PAGE_SIZE_BYTES, page, PAGE_SIZE_BYTES, completion, 0)
+      })
+      const ignore = (): void => undefined
+      if (result !== PAGE_SIZE_BYTES) return false
+      if (!decodeFingerprintPage(io.arena.memory, page, checksum, ignore)) return false
+      await pace(PAGE_SIZE_BYTES)
+    }
+    return true
+  } finally {
+    await io.close(file)
+    io.arena.free(page, PAGE_SIZE_BYTES)
+  }
+}
+
 /** Fills the index from the file; false when there is none for this checkpoint. */
 export async function tryLoadFingerprints(
   store: SegmentStore,
@@ -199,7 +229,7 @@ function isUnreadable(error: unknown): boolean {
   return error instanceof VarveError && error.code !== 'canceled'
 }
 
-async function removeIfThere(io: Io, path: string): Promise<void> {
+export async function removeIfThere(io: Io, path: string): Promise<void> {
   await io.remove(path).catch((error: unknown) => {
     if (!(error instanceof OperatingError) || error.code !== 'not-found') throw error
   })

@@ -78,6 +78,11 @@ export class FrameCache {
     return this.#frames.get(keyOf(state, offsetBytes))?.memoryOffset ?? -1
   }
 
+  /** What is in memory of a frame is not what its file has any more. */
+  forget(state: SegmentState, offsetBytes: number): void {
+    this.#frames.delete(keyOf(state, offsetBytes))
+  }
+
   isLoading(state: SegmentState, offsetBytes: number): boolean {
     return this.#loads.has(keyOf(state, offsetBytes))
   }

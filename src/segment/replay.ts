@@ -23,6 +23,7 @@ import { BLOCK_SIZE_BYTES, SEGMENT_SLOT_COUNT } from '../base/units.ts'
 import { DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { LogPosition } from '../format/superblock.ts'
 import type { Io, IoFile } from '../io/io.ts'
+import type { RecordHeader } from '../format/record.ts'
 import type { ChainEnd, ScanEnd, ScannedRecord } from './scan.ts'
 import { SegmentScanner } from './scan.ts'
 import { SEAL_BYTES, sealSegment } from './seal.ts'
@@ -53,6 +54,8 @@ export class LogReplay {
   readonly #ends: { state: SegmentState; slot: number }[] = []
   readonly #abandoned: SegmentState[] = []
   readonly #pinned: Set<SegmentState> = new Set()
+  /** Segments that were sealed, and whose table or footer was damaged: they are sealed again. */
+  readonly resealedIds: number[] = []
 
   /** `isClean`: the pool was closed, so that nothing follows `position`. */
   constructor(
@@ -85,7 +88,8 @@ export class LogReplay {
 
   /**
    * Makes what lies before the checkpoint readable in the segment that was open then: its
-   * checksums are only in its records. Rejects `segment-corrupt`, or with an I/O error.
+   * checksums are only in its records. Rejects `segment-corrupt` for one of another kind, or with
+   * an I/O error.
    */
   async prepare(): Promise<void> {
     const { segment, slot } = this.#position
@@ -99,10 +103,20 @@ export class LogReplay {
       })
     }
     // After a clean close the footer is as good as the records, and nothing is to be replayed.
-    if (this.#isClean && (await this.#store.readSealed(state))) {
+    if (this.#isClean && (await this.#tryLoadTable(state))) return
+    if (this.#isClean) this.resealedIds.push(segment)
+    await this.#rebuildTable(state, slot)
+  }
+
+  /** False when footer or table are damaged: its records say the same. */
+  async #tryLoadTable(state: SegmentState): Promise<boolean> {
+    try {
+      if (!(await this.#store.readSealed(state))) return false
       await this.#store.prepare(state, 0, SEGMENT_SLOT_COUNT)
-    } else {
-      await this.#rebuildTable(state, slot)
+      return true
+    } catch (error) {
+      if (!(error instanceof CorruptionError)) throw error
+      return false
     }
   }
 
@@ -164,22 +178,18 @@ export class LogReplay {
     )
   }
 
-  /** Checksums of what lies before the checkpoint in a segment that was still open then. */
+  /**
+   * Checksums of what lies before the checkpoint in a segment that was still open then. Whether the
+   * blocks match them is for those to see who read them.
+   */
   async #rebuildTable(state: SegmentState, endSlot: number): Promise<void> {
     state.beginTable()
-    if (endSlot === DATA_SLOT_FIRST) return
-    let reached = DATA_SLOT_FIRST
-    await this.#scanner.scan(state, DATA_SLOT_FIRST, null, (record) => {
-      if (reached < endSlot) noteChecksums(state, record)
-      reached = record.firstBlockSlot + record.header.blockCount
-    })
-    if (reached < endSlot) {
-      throw new CorruptionError(
-        'segment-corrupt',
-        `segment ${state.id} is damaged at slot ${reached}, before the checkpoint`,
-        { hint: 'run "varve check" on the pool', details: { segment: state.id, slot: reached } },
-      )
+    const note = (header: RecordHeader, checksums: Uint32Array): void => {
+      state.setChecksums(header.slot + 1, header.blockCount, checksums, 0)
     }
+    const lost = await this.#scanner.scanHeaders(state, endSlot, note)
+    // Blocks behind a damaged header have no checksum: reading them fails, and nothing else does.
+    for (const slot of lost) this.#store.noteDamage(state.id, slot, 'a record’s header is damaged')
   }
 
   async #seal(state: SegmentState, usedSlotCount: number): Promise<void> {

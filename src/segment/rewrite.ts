@@ -52,6 +52,8 @@ export class Rewrite {
     zeroCount: 0,
     droppedCount: 0,
   }
+  /** Slots whose bytes nobody has: they keep their checksum, and do not match it. */
+  readonly lost: Set<number> = new Set()
   readonly #checksums: Uint32Array = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
   readonly #expected: Set<number> = new Set()
   readonly #places: Uint32Array = new Uint32Array(2 * SEGMENT_SLOT_COUNT)
@@ -108,9 +110,10 @@ export class Rewrite {
     return { pages, indexes }
   }
 
-  /** Every frame in the order of the file, with the checksums its blocks must have. */
-  *frames(): Generator<{ frame: FramePlace; checksums: Uint32Array }> {
+  /** Every frame in the order of the file, with its slots and the checksums they must have. */
+  *frames(): Generator<{ frame: FramePlace; checksums: Uint32Array; slots: Uint16Array }> {
     const checksums = new Uint32Array(2 * FRAME_BLOCK_COUNT_MAX)
+    const slots = new Uint16Array(FRAME_BLOCK_COUNT_MAX)
     let endBytes = 0
     let index = 0
     for (let slot = DATA_SLOT_FIRST; slot < DATA_SLOT_END; slot += 1) {
@@ -120,6 +123,7 @@ export class Rewrite {
       assert(frameIndex(word0) === index, 'a frame’s blocks are in the order of their slots')
       checksums[2 * index] = this.#checksums[2 * slot]
       checksums[2 * index + 1] = this.#checksums[2 * slot + 1]
+      slots[index] = slot
       index += 1
       if (index < frameBlockCount(word1)) continue
       index = 0
@@ -131,7 +135,7 @@ export class Rewrite {
       }
       assert(frame.offsetBytes >= endBytes, 'frames do not overlap')
       endBytes = frame.offsetBytes + frame.storedBytes
-      yield { frame, checksums }
+      yield { frame, checksums, slots }
     }
     assert(index === 0, 'the last frame is whole')
   }

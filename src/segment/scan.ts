@@ -114,6 +114,42 @@ export class SegmentScanner {
     return { slot: at, recordCount, chain: next }
   }
 
+  /**
+   * Shows the headers of all records below `endSlot`, whose blocks may be damaged, with the
+   * checksums of those. Returns the slots where no sound header lies although one must.
+   */
+  async scanHeaders(
+    state: SegmentState,
+    endSlot: number,
+    visit: (header: RecordHeader, blockChecksums: Uint32Array) => void,
+  ): Promise<number[]> {
+    const file = await this.#store.openFile(state)
+    const lost: number[] = []
+    let isLost = false
+    let windowSlot = 0
+    let windowBytes = 0
+    for (let at = DATA_SLOT_FIRST; at < endSlot;) {
+      let offset = (at - windowSlot) * BLOCK_SIZE_BYTES
+      if (offset + PAGE_SIZE_BYTES > windowBytes) {
+        windowSlot = at
+        windowBytes = await this.#fill(file, at)
+        offset = 0
+      }
+      const header = windowBytes < offset + PAGE_SIZE_BYTES ? null : this.#decode(offset)
+      const isHere = header?.segment === state.id && header.slot === at
+      if (isHere && at + 1 + header.blockCount <= DATA_SLOT_END) {
+        visit(header, this.#blockChecksums)
+        at += 1 + header.blockCount
+        isLost = false
+        continue
+      }
+      if (!isLost) lost.push(at)
+      isLost = true
+      at += 1
+    }
+    return lost
+  }
+
   /** Whether the segment's first record continues the chain. */
   async peek(state: SegmentState, chain: ChainEnd): Promise<boolean> {
     const windowBytes = await this.#fill(await this.#store.openFile(state), DATA_SLOT_FIRST)

@@ -346,11 +346,6 @@ export class SegmentStore {
     return state.sealed && (await this.readSealed(state)) ? state.footer : null
   }
 
-  /** Whether any slot of it points elsewhere. */
-  async hasAliases(id: number): Promise<boolean> {
-    return ((await this.tryFooter(id))?.settled?.aliasCount ?? 0) > 0
-  }
-
   /** Where the bytes of an address are: follows aliases to their end. */
   async resolve(segment: number, slot: number): Promise<{ segment: number; slot: number }> {
     for (;;) {
@@ -391,6 +386,11 @@ export class SegmentStore {
     state.file = file
     this.#openFiles.set(id, state)
     this.#allocated.noteChanged(id)
+  }
+
+  /** A frame of a settled segment was put right in place. */
+  forgetFrame(id: number, offsetBytes: number): void {
+    this.#frames.forget(this.get(id), offsetBytes)
   }
 
   async openFile(state: SegmentState): Promise<IoFile> {

@@ -59,6 +59,11 @@ export interface SettleRequest {
   admits: Admission
   /** Awaited between steps: gives guests their turn. Rejects to give up. */
   pace: () => Promise<void>
+  /**
+   * Healing: puts the right bytes of a slot that cannot be read at `arenaOffset`, or says that
+   * nobody has them; then the slot stays unreadable. Absent: such a slot ends the run.
+   */
+  recover?: (slot: number, arenaOffset: number) => Promise<boolean>
 }
 
 export class SegmentSettler {
@@ -204,7 +209,10 @@ export class SegmentSettler {
     } else {
       const places = must(table.places, 'the places of a settled segment')
       const target = aliasSlot(places[2 * slot + 1])
-      const end = await this.#store.resolve(places[2 * slot], target)
+      const direct = { segment: places[2 * slot], slot: target }
+      const resolved = this.#store.resolve(direct.segment, target)
+      // What is healed keeps also aliases that nobody refers to, and what they led to may be gone.
+      const end = await (request.recover === undefined ? resolved : resolved.catch(() => direct))
       rewrite.setAlias(slot, end.segment, end.slot)
     }
   }
@@ -221,11 +229,8 @@ export class SegmentSettler {
       this.#store.read(id, first, count, this.#step, completion, 0)
     })
     if (result !== 0) {
-      throw new OperatingError('io', `segment ${id} cannot be settled: a block is damaged`, {
-        errno: -result,
-        hint: 'run "varve check" on the pool',
-        details: { segment: id, slot: first },
-      })
+      if (request.recover === undefined) throw damagedBlock(id, first, -result)
+      await this.#recoverRun(rewrite, request.recover, first, count)
     }
     this.#hashes.set(rewrite.table.checksums.subarray(2 * first, 2 * (first + count)))
     const isBelow: Admission = (segment, slot) =>
@@ -234,6 +239,25 @@ export class SegmentSettler {
     for (let i = 0; i < count; i += 1) {
       if (this.#isZeroBlock(i)) rewrite.setZero(first + i)
       else await this.#place(rewrite, writer, first + i, i)
+    }
+  }
+
+  /** Block by block: what cannot be had is written as zeros, which its checksum will not match. */
+  async #recoverRun(
+    rewrite: Rewrite,
+    recover: (slot: number, arenaOffset: number) => Promise<boolean>,
+    first: number,
+    count: number,
+  ): Promise<void> {
+    const { memory } = this.#io.arena
+    for (let i = 0; i < count; i += 1) {
+      const at = this.#blockOffset(i)
+      const result = await ioResult((completion) => {
+        this.#store.read(rewrite.id, first + i, 1, at, completion, 0, true)
+      })
+      if (result === 0 || (await recover(first + i, at))) continue
+      memory.fill(0, at, at + BLOCK_SIZE_BYTES)
+      rewrite.lost.add(first + i)
     }
   }
 
@@ -322,7 +346,7 @@ export class SegmentSettler {
   async #verify(rewrite: Rewrite, request: SettleRequest): Promise<void> {
     const decoded = this.#step + FRAME_BYTES_MAX
     let verifiedCount = 0
-    for (const { frame, checksums } of rewrite.frames()) {
+    for (const { frame, checksums, slots } of rewrite.frames()) {
       const result = await ioResult((completion) => {
         const { offsetBytes, storedBytes } = frame
         this.#io.read(rewrite.file, offsetBytes, this.#step, storedBytes, completion, 0)
@@ -330,8 +354,12 @@ export class SegmentSettler {
       if (result !== frame.storedBytes || !this.#decode(frame, decoded)) throw unequal(request.id)
       const { memory } = this.#io.arena
       const { blockCount } = frame
-      const bad = this.#store.checksum.verifyBlocks(memory, decoded, blockCount, checksums, 0)
-      if (bad !== -1) throw unequal(request.id)
+      for (let i = 0; i < blockCount; i += 1) {
+        if (rewrite.lost.has(slots[i])) continue
+        const at = decoded + i * BLOCK_SIZE_BYTES
+        const bad = this.#store.checksum.verifyBlocks(memory, at, 1, checksums, 2 * i)
+        if (bad !== -1) throw unequal(request.id)
+      }
       verifiedCount += blockCount
       await request.pace()
     }
@@ -348,6 +376,12 @@ export class SegmentSettler {
   #write(rewrite: Rewrite, offsetBytes: number, arenaOffset: number, lengthBytes: number): void {
     this.#store.write(rewrite.file, rewrite.id, offsetBytes, arenaOffset, lengthBytes)
   }
+}
+
+function damagedBlock(segment: number, slot: number, errno: number): OperatingError {
+  const fact = `segment ${segment} cannot be settled: a block is damaged`
+  const hint = 'run "varve scrub" on the pool'
+  return new OperatingError('io', fact, { errno, hint, details: { segment, slot } })
 }
 
 /** The disk does not give back what it was given; the segment stays as it was (I6). */

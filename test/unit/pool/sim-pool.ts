@@ -35,6 +35,11 @@ export class SimWorld {
     return world
   }
 
+  /** A world without a pool. */
+  static async on(options: SimIoOptions): Promise<SimWorld> {
+    return new SimWorld(new SimIo(options), await openChecksum())
+  }
+
   get pool(): Pool {
     if (this.#pool === null) throw new Error('the pool is not open')
     return this.#pool
