@@ -111,11 +111,16 @@ const ROWS: readonly [Phase, readonly Row[]][] = [
       ['settle: header', 'write', 'settling', 'bta'],
       ['settle: frames and directory', 'write', 'settling', 'bta', 2],
       ['settle: sync', 'sync', 'settling', 'ba'],
+    ],
+  ],
+  ['open', [['open: a file left aside is removed', 'remove', 'settling', 'ba']]],
+  [
+    'settle',
+    [
       ['settle: rename', 'rename', 'settling', 'ba'],
       ['settle: folder sync', 'syncdir', 'segments', 'ba', 2],
     ],
   ],
-  ['open', [['open: a file left aside is removed', 'remove', 'settling', 'ba']]],
   [
     'reclaim',
     [

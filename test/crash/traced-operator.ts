@@ -272,7 +272,7 @@ export class TracedOperator {
 export async function keepUp(parts: LifeParts, isOver: () => boolean): Promise<void> {
   const { pool, prng } = parts
   while (!isOver()) {
-    await new Promise((resolve) => setTimeout(resolve, 20 + prng.below(150)))
+    await new Promise((resolve) => setTimeout(resolve, 5 + prng.below(60)))
     if (isOver()) return
     try {
       if (prng.chance(0.4)) await pool.reclaim()
