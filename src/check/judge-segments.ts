@@ -69,13 +69,16 @@ export function judgeUnused(
   return removableBytes
 }
 
-function isLeaked(
-  superblock: Superblock,
-  { id, kind, importId, footer }: SurveyedSegment,
-): boolean {
-  const { position, nextSegmentId, unfinishedIds } = superblock
-  if (footer !== null || id >= nextSegmentId) return false
-  if (unfinishedIds.includes(id) || unfinishedIds.includes(importId)) return false
+/** The next opening removes it unless the log refers to it: a crash may have torn any part of it. */
+export function isUnfinished(superblock: Superblock, { id, importId }: SurveyedSegment): boolean {
+  const { nextSegmentId, unfinishedIds } = superblock
+  return id >= nextSegmentId || unfinishedIds.includes(id) || unfinishedIds.includes(importId)
+}
+
+function isLeaked(superblock: Superblock, segment: SurveyedSegment): boolean {
+  const { id, kind, footer } = segment
+  const { position } = superblock
+  if (footer !== null || isUnfinished(superblock, segment)) return false
   // Log segments from the position on are the log's, whether they hold a record yet or not.
   return kind === SegmentKind.bulk || id < position.segment
 }

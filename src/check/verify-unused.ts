@@ -13,6 +13,7 @@ import { DATA_SLOT_END, DATA_SLOT_FIRST, SegmentKind } from '../format/segment.t
 import type { Superblock } from '../format/superblock.ts'
 import type { FrameReader } from './frame-reader.ts'
 import { offsetInFrame } from './frame-reader.ts'
+import { isUnfinished } from './judge-segments.ts'
 import type { PoolReader } from './pool-reader.ts'
 import { READ_SLOT_COUNT_MAX } from './pool-reader.ts'
 import type { RecordDecoder } from './record-decoder.ts'
@@ -57,6 +58,7 @@ export class UnusedVerifier {
   async run(): Promise<void> {
     for (const segment of this.#survey.segments) {
       const { id, footer } = segment
+      if (isUnfinished(this.#superblock, segment) && !this.#live.hasSegment(id)) continue
       const table = await this.#tables.load(id)
       if (table === null) continue
       if (footer?.settled !== undefined) await this.#verifySettled(id, table, footer.settled)

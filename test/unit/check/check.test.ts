@@ -60,6 +60,16 @@ t.test('what a crash leaves is no damage', async (t) => {
     ],
     ['a segment without a header', (b) => b.segments.set(4, { ...b.segment(3), pages: new Map() })],
     ['a segment with nothing but a header', (b) => b.addSegment(4, SegmentKind.log)],
+    [
+      // Power cuts, seed 1020.
+      'an import cut short while a segment of it was sealed',
+      (b) => {
+        b.addSegment(4, SegmentKind.bulk)
+        b.addBlocks(4, [blockOf(7)])
+        b.seal(4)
+        b.flip(4, TABLE_SLOT)
+      },
+    ],
     ['an import just begun', (b) => b.addSegment(4, SegmentKind.bulk)],
     ['a record for a volume that is gone', (b) => b.addRecord(3, [{ kind: 2, disk: 9 }])],
   ]
