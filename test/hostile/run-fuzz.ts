@@ -11,6 +11,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { parseArgs } from 'node:util'
+import { fuzzFuse } from './fuse-fuzz.ts'
 import { fuzzNbd } from './nbd-fuzz.ts'
 
 const REPORT_INTERVAL_MS = 10_000
@@ -27,8 +28,11 @@ interface TargetOptions {
   onProgress: (total: Progress) => boolean
 }
 
-const TARGETS: ReadonlyMap<string, (options: TargetOptions) => Promise<Progress>> = new Map([
+type Fuzz = (options: TargetOptions) => Promise<Progress>
+
+const TARGETS: ReadonlyMap<string, Fuzz> = new Map<string, Fuzz>([
   ['nbd-server', fuzzNbd],
+  ['fuse-core', fuzzFuse],
 ])
 
 const say = (line: string): unknown => process.stdout.write(`${line}\n`)

@@ -39,6 +39,7 @@ import {
 } from './encode.ts'
 import { errnoOf, refusal } from './errors.ts'
 import { meaningOf } from './nodes.ts'
+import type { OpenFile, OpenFiles } from './open-files.ts'
 import { CLIENT_PREFIX } from './operations.ts'
 import type {
   AttributeChanges,
@@ -51,7 +52,7 @@ import type {
 
 /** What a mount has open: files are closed when it ends without their RELEASE. */
 export interface OpenTable {
-  readonly files: Set<HandleNumber>
+  readonly files: OpenFiles
   /** Listings begun, each as it was at its opendir(3). */
   readonly listings: Map<number, DirectoryEntry[]>
 }
@@ -60,6 +61,8 @@ export interface OpenTable {
 export interface Call {
   readonly operations: FileOperations
   readonly open: OpenTable
+  /** Files that must stay open until the call has ended. */
+  readonly used: OpenFile[]
   readonly node: NodeNumber
   readonly processId: number
   /** Everything behind the head; valid until the reply's body is written. */
@@ -81,6 +84,8 @@ type Handler = (call: Call) => Promise<number>
 /** How long a name that always leads to the same folder may be believed. */
 const FIXED_NAME_VALID_SECONDS = 3600
 const LISTING_COUNT_MAX = 4096
+/** Of all listings together: 128 MiB or so. */
+const LISTED_ENTRY_COUNT_MAX = 1 << 20
 const O_ACCMODE = 3
 const MODE_BITS = 0o7777
 const TYPE_BITS = 0o170000
@@ -92,9 +97,10 @@ function uint53(call: Call, offset: number): number {
 }
 
 function openHandle(call: Call, offset: number): HandleNumber {
-  const handle = uint53(call, offset)
-  if (call.open.files.has(handle)) return handle
-  throw refusal(Errno.EBADF, 'a file that is not open')
+  const file = call.open.files.tryUse(uint53(call, offset))
+  if (file === null) throw refusal(Errno.EBADF, 'a file that is not open')
+  call.used.push(file)
+  return file.handle
 }
 
 /** The strings behind the fixed arguments. */
@@ -239,8 +245,7 @@ async function createFile(call: Call): Promise<number> {
 }
 
 async function release(call: Call): Promise<number> {
-  const handle = uint53(call, RELEASE_IN.fh)
-  if (call.open.files.delete(handle)) call.operations.close(handle)
+  call.open.files.release(uint53(call, RELEASE_IN.fh))
   return 0
 }
 
@@ -248,6 +253,12 @@ async function openDirectory(call: Call): Promise<number> {
   const { listings } = call.open
   if (listings.size >= LISTING_COUNT_MAX) throw refusal(Errno.ENFILE, 'too many listings are open')
   const entries = await call.operations.list(call.node)
+  let listedCount = entries.length
+  for (const listing of listings.values()) listedCount += listing.length
+  // The first one opens however long it is.
+  if (listings.size > 0 && listedCount > LISTED_ENTRY_COUNT_MAX) {
+    throw refusal(Errno.ENFILE, 'the listings that are open are too long')
+  }
   let handle = listings.size
   while (listings.has(handle)) handle += 1
   const here = { node: call.node, isDirectory: true }

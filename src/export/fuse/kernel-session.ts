@@ -8,15 +8,28 @@
  * are lookups counted: a node's number means the same for ever (`nodes.ts`), so FORGET frees
  * nothing.
  */
-import { assert } from '../../base/assert.ts'
+import { assert, must } from '../../base/assert.ts'
 import { tryUint53 } from '../../base/bytes.ts'
 import { Errno } from '../../base/errors.ts'
 import type { TargetCompletion } from '../target.ts'
-import { FSYNC_IN, IN, IN_BYTES, OUT, OUT_BYTES, Opcode, RANGE_IN, WRITE_OUT } from './abi.ts'
+import {
+  ENTRY_OUT,
+  FSYNC_IN,
+  IN,
+  IN_BYTES,
+  OPEN_OUT,
+  OUT,
+  OUT_BYTES,
+  Opcode,
+  RANGE_IN,
+  WRITE_OUT,
+} from './abi.ts'
 import { errnoOf } from './errors.ts'
 import type { Call, CallKind, OpenTable } from './kernel-calls.ts'
 import { CALLS } from './kernel-calls.ts'
 import { answerInit } from './kernel-init.ts'
+import { OpenFiles } from './open-files.ts'
+import type { OpenFile } from './open-files.ts'
 import type { FileOperations } from './operations.ts'
 import type { Slots } from './slots.ts'
 import { BODY_BYTES, REPLY_BODY_BYTES_MAX, REQUEST_HEADER_BYTES, SLOT_COUNT } from './slots.ts'
@@ -37,11 +50,13 @@ export class KernelSession implements TargetCompletion {
   readonly #view: DataView
   readonly #operations: FileOperations
   readonly #owner: SessionOwner
-  readonly #open: OpenTable = { files: new Set(), listings: new Map() }
+  readonly #open: OpenTable
   readonly #pairs = new Uint32Array(4)
   /** By slot: the opcode, and the length asked for. */
   readonly #opcodes = new Int32Array(SLOT_COUNT)
   readonly #lengths = new Uint32Array(SLOT_COUNT)
+  /** By slot: the file that data is being moved of. */
+  readonly #files: (OpenFile | null)[] = new Array<OpenFile | null>(SLOT_COUNT).fill(null)
   #isInitialized = false
   #isEnded = false
   #busyCount = 0
@@ -52,6 +67,7 @@ export class KernelSession implements TargetCompletion {
     this.#view = slots.view
     this.#operations = operations
     this.#owner = owner
+    this.#open = { files: new OpenFiles(operations), listings: new Map() }
   }
 
   /** A request of `lengthBytes` lies in `slot`. */
@@ -77,6 +93,7 @@ export class KernelSession implements TargetCompletion {
   replied(slot: number, result: number): void {
     // The kernel says EINVAL to a reply that makes no sense, and someone would wait for ever.
     assert(result !== -Errno.EINVAL, 'the kernel understands our replies')
+    if (result < 0) this.#forgetOpened(slot)
     this.#free(slot)
   }
 
@@ -90,12 +107,13 @@ export class KernelSession implements TargetCompletion {
         this.#onQuiet = resolve
       })
     }
-    for (const handle of this.#open.files) this.#operations.close(handle)
-    this.#open.files.clear()
+    this.#open.files.closeAll()
     this.#open.listings.clear()
   }
 
   targetComplete(slot: number, result: number): void {
+    this.#open.files.done(must(this.#files[slot], 'the file of a slot'))
+    this.#files[slot] = null
     if (result < 0) {
       this.#replyError(slot, -result)
       return
@@ -122,18 +140,22 @@ export class KernelSession implements TargetCompletion {
     const handle = tryUint53(this.#view, range + RANGE_IN.fh)
     const offsetBytes = tryUint53(this.#view, range + RANGE_IN.offset)
     const wanted = Math.min(this.#view.getUint32(range + RANGE_IN.size, true), BODY_BYTES)
-    if (handle === null || !this.#open.files.has(handle)) {
+    const file = this.#open.files.tryUse(handle)
+    if (file === null) {
       this.#replyError(slot, Errno.EBADF)
       return
     }
     const operations = this.#operations
     const lengthBytes =
-      offsetBytes === null ? 0 : operations.readableBytes(handle, offsetBytes, wanted)
+      offsetBytes === null ? 0 : operations.readableBytes(file.handle, offsetBytes, wanted)
     this.#lengths[slot] = lengthBytes
-    if (lengthBytes === 0 || offsetBytes === null) this.#reply(slot, 0, 0)
-    else {
+    if (lengthBytes === 0 || offsetBytes === null) {
+      this.#open.files.done(file)
+      this.#reply(slot, 0, 0)
+    } else {
+      this.#files[slot] = file
       const body = this.#slots.bodyOffset(slot)
-      operations.read(handle, offsetBytes, lengthBytes, body, this, slot)
+      operations.read(file.handle, offsetBytes, lengthBytes, body, this, slot)
     }
   }
 
@@ -146,22 +168,29 @@ export class KernelSession implements TargetCompletion {
     }
     const handle = tryUint53(this.#view, range + RANGE_IN.fh)
     const offsetBytes = tryUint53(this.#view, range + RANGE_IN.offset)
-    if (handle === null || !this.#open.files.has(handle)) {
-      this.#replyError(slot, Errno.EBADF)
-    } else if (offsetBytes === null) {
+    const file = offsetBytes === null ? null : this.#open.files.tryUse(handle)
+    if (offsetBytes === null) {
       this.#replyError(slot, Errno.EFBIG)
+    } else if (file === null) {
+      this.#replyError(slot, Errno.EBADF)
     } else {
       this.#lengths[slot] = lengthBytes
+      this.#files[slot] = file
       const body = this.#slots.bodyOffset(slot)
-      this.#operations.write(handle, offsetBytes, lengthBytes, body, this, slot)
+      this.#operations.write(file.handle, offsetBytes, lengthBytes, body, this, slot)
     }
   }
 
   #sync(slot: number, at: number, argumentBytes: number): void {
     const handle =
       argumentBytes < FSYNC_IN.endOffset ? null : tryUint53(this.#view, at + IN_BYTES + FSYNC_IN.fh)
-    if (handle === null || !this.#open.files.has(handle)) this.#replyError(slot, Errno.EBADF)
-    else this.#operations.flush(handle, this, slot)
+    const file = this.#open.files.tryUse(handle)
+    if (file === null) {
+      this.#replyError(slot, Errno.EBADF)
+    } else {
+      this.#files[slot] = file
+      this.#operations.flush(file.handle, this, slot)
+    }
   }
 
   #initialize(slot: number, at: number, argumentBytes: number): void {
@@ -197,6 +226,8 @@ export class KernelSession implements TargetCompletion {
     } catch (error) {
       this.#replyError(slot, errnoOf(error))
       return
+    } finally {
+      for (const file of call.used) this.#open.files.done(file)
     }
     assert(shortBytes <= REPLY_BODY_BYTES_MAX, 'a short reply fits its room')
     this.#reply(slot, shortBytes, call.bodyBytes)
@@ -213,6 +244,7 @@ export class KernelSession implements TargetCompletion {
     return {
       operations: this.#operations,
       open: this.#open,
+      used: [],
       // A number beyond 2^53 is no node's; 0 is none's either.
       node: tryUint53(this.#view, at + IN.nodeid) ?? 0,
       processId: this.#view.getUint32(at + IN.pid, true),
@@ -255,6 +287,19 @@ export class KernelSession implements TargetCompletion {
     pairs[2] = this.#slots.bodyOffset(slot)
     pairs[3] = bodyBytes
     this.#owner.reply(slot, pairs, bodyBytes === 0 ? 1 : 2)
+  }
+
+  /** Whoever opened it was killed meanwhile: the kernel will not release what it never heard of. */
+  #forgetOpened(slot: number): void {
+    const head = this.#slots.replyOffset(slot)
+    const opcode = this.#opcodes[slot]
+    if (this.#view.getInt32(head + OUT.error, true) !== 0) return
+    if (opcode !== Opcode.OPEN && opcode !== Opcode.CREATE && opcode !== Opcode.OPENDIR) return
+    const entryBytes = opcode === Opcode.CREATE ? ENTRY_OUT.endOffset : 0
+    const handle = tryUint53(this.#view, head + OUT_BYTES + entryBytes + OPEN_OUT.fh)
+    assert(handle !== null, 'we sent a handle')
+    if (opcode === Opcode.OPENDIR) this.#open.listings.delete(handle)
+    else this.#open.files.release(handle)
   }
 
   #free(slot: number): void {
