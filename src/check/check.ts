@@ -143,6 +143,7 @@ async function checkFrom(
     reader,
     checksum,
     frames,
+    superblock,
     survey,
     tables,
     live,

@@ -2,9 +2,11 @@
 import type { Checksum } from '../base/checksum.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
+import type { Superblock } from '../format/superblock.ts'
 import { BadRuns } from './bad-runs.ts'
 import type { Damage } from './damage.ts'
 import type { FrameReader } from './frame-reader.ts'
+import { isUnfinished } from './judge-segments.ts'
 import type { PoolReader } from './pool-reader.ts'
 import { READ_SLOT_COUNT_MAX } from './pool-reader.ts'
 import type { Findings } from './report.ts'
@@ -19,6 +21,7 @@ const GAP_SLOT_COUNT_MAX = 16
 export class BlockVerifier {
   readonly #reader: PoolReader
   readonly #checksum: Checksum
+  readonly #superblock: Superblock
   readonly #survey: SegmentSurvey
   readonly #tables: SegmentTables
   readonly #live: SlotSet
@@ -31,6 +34,7 @@ export class BlockVerifier {
     reader: PoolReader,
     checksum: Checksum,
     frames: FrameReader,
+    superblock: Superblock,
     survey: SegmentSurvey,
     tables: SegmentTables,
     live: SlotSet,
@@ -39,6 +43,7 @@ export class BlockVerifier {
   ) {
     this.#reader = reader
     this.#checksum = checksum
+    this.#superblock = superblock
     this.#survey = survey
     this.#tables = tables
     this.#live = live
@@ -57,10 +62,12 @@ export class BlockVerifier {
     const totalBytes = this.#live.size * BLOCK_SIZE_BYTES
     let done = 0
     progress(0, totalBytes)
-    for (const { id, footer } of this.#survey.segments) {
+    for (const segment of this.#survey.segments) {
+      const { id, footer } = segment
       const isLive = this.#live.hasSegment(id)
       // The table of a sealed segment is verified by loading it, live blocks or not.
-      if (!isLive && footer === null) continue
+      const isWhole = footer !== null && !isUnfinished(this.#superblock, segment)
+      if (!isLive && !isWhole) continue
       const table = await this.#tables.load(id)
       if (!isLive || table === null) continue
       if (table.places !== null) {
