@@ -145,6 +145,14 @@ export function catalogueCorrupt(fact: string): CorruptionError {
   })
 }
 
+/** Throws `catalogue-corrupt` for what is neither none nor where a part can lie. */
+export function verifyPartAddress({ segment, slot, blockCount }: PartAddress): void {
+  if (blockCount === 0) return
+  if (blockCount > RECORD_BLOCK_COUNT_MAX) throw catalogueCorrupt('a part is oversized')
+  if (segment > 0 && slot >= DATA_SLOT_FIRST && slot + blockCount <= DATA_SLOT_END) return
+  throw catalogueCorrupt('a part lies where no block can lie')
+}
+
 /** Throws CorruptionError `catalogue-corrupt` for anything that is not a part. */
 export function decodePart(bytes: Uint8Array): Part {
   if (bytes.length < FIELD.endOffset) throw catalogueCorrupt('a part is cut short')
@@ -163,8 +171,7 @@ export function decodePart(bytes: Uint8Array): Part {
     slot: view.getUint32(FIELD.slot, true),
     blockCount: view.getUint32(FIELD.blockCount, true),
   }
-  if (previous.blockCount > RECORD_BLOCK_COUNT_MAX)
-    throw catalogueCorrupt('a part names an oversized one')
+  verifyPartAddress(previous)
   try {
     const lines = text
       .toString('utf8')
@@ -224,7 +231,8 @@ function textMap(from: Fields, key: string): Record<string, string> {
 function root(from: Fields): RootAddress {
   if (from.root === null) return null
   const [segment, slot, ...rest] = numbers(from, 'root')
-  if (segment === undefined || slot === undefined || rest.length > 0)
+  const isAddress = segment >= 1 && segment < 2 ** 32 && slot >= DATA_SLOT_FIRST
+  if (!isAddress || slot >= DATA_SLOT_END || rest.length > 0)
     throw catalogueCorrupt('"root" is no address')
   return [segment, slot]
 }

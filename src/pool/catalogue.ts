@@ -3,7 +3,7 @@
  * alike when an operation has just been journalled and when recovery replays it. It decides
  * nothing: who calls it has checked that the operation is allowed.
  */
-import { BLOCK_SIZE_BYTES } from '../base/units.ts'
+import { BLOCK_SIZE_BYTES, VOLUME_SIZE_BYTES_MAX, formatSize } from '../base/units.ts'
 import type { CatalogueLine, CatalogueOperation, DiskState } from '../format/catalogue.ts'
 import { SHARED_ZERO, catalogueCorrupt, sharedCount } from '../format/catalogue.ts'
 import { KIND_UNMAPPED, KIND_ZERO } from '../format/node.ts'
@@ -12,11 +12,14 @@ import { emptyRoot, rootAddress, rootAt } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
 import type { PageTables } from '../map/page-tables.ts'
 import { Disk } from './disk.ts'
+import { isNamePart } from './names.ts'
 
 type CreateOperation = Extract<CatalogueOperation, { op: 'create' }>
 type SnapshotOperation = Extract<CatalogueOperation, { op: 'snapshot' }>
 type ShareOperation = Extract<CatalogueOperation, { op: 'share' }>
 type CloneOperation = Extract<CatalogueOperation, { op: 'clone' }>
+
+const LARGEST_SIZE = formatSize(VOLUME_SIZE_BYTES_MAX)
 
 export class Catalogue {
   readonly #tables: PageTables
@@ -132,7 +135,7 @@ export class Catalogue {
         this.#applyClone(operation)
         return
       case 'restore':
-        this.#applyRestore(this.#mustDisk(operation.volumeId), this.#mustDisk(operation.snapshotId))
+        this.#applyRestore(operation.volumeId, operation.snapshotId)
         return
       case 'remove':
         for (const id of operation.ids) this.#remove(this.#mustDisk(id))
@@ -177,6 +180,14 @@ export class Catalogue {
     this.#add(disk)
   }
 
+  /** What must hold of all that was loaded. Throws `catalogue-corrupt`. */
+  verify(): void {
+    for (const disk of this.#disks.values()) {
+      if (this.#siblings(disk).get(disk.name) === disk) continue
+      throw catalogueCorrupt(`two disks are named "${disk.name}"`)
+    }
+  }
+
   /** Lines of every disk, or of those that changed since the last checkpoint. Needs clean maps. */
   lines(all: boolean): CatalogueLine[] {
     const lines: CatalogueLine[] = []
@@ -218,7 +229,7 @@ export class Catalogue {
 
   #applySnapshot(operation: SnapshotOperation): void {
     for (const { id, volumeId, name } of operation.snapshots) {
-      const volume = this.#mustDisk(volumeId)
+      const volume = this.#mustVolume(volumeId)
       const root = this.#tables.copyRoot(volume.root)
       volume.epoch = this.newEpoch()
       this.#addNew(
@@ -261,7 +272,10 @@ export class Catalogue {
     source.epoch = this.newEpoch()
   }
 
-  #applyRestore(volume: Disk, snapshot: Disk): void {
+  #applyRestore(volumeId: number, snapshotId: number): void {
+    const volume = this.#mustVolume(volumeId)
+    const snapshot = this.#mustDisk(snapshotId)
+    if (!snapshot.isSnapshot) throw catalogueCorrupt(`disk id ${snapshotId} is no snapshot`)
     const root = this.#tables.copyRoot(snapshot.root)
     this.#tables.releaseRoot(volume.root)
     volume.root = root
@@ -271,7 +285,8 @@ export class Catalogue {
   }
 
   #applyRename(disk: Disk, name: string): void {
-    const names = disk.isSnapshot ? this.#mustDisk(disk.volumeId).snapshots : this.#volumes
+    const names = this.#siblings(disk)
+    verifyName(name, names)
     names.delete(disk.name)
     disk.name = name
     names.set(name, disk)
@@ -279,6 +294,7 @@ export class Catalogue {
   }
 
   #applyResize(operation: Extract<CatalogueOperation, { op: 'resize' }>): void {
+    verifySize(operation.sizeBytes)
     const unmapped = this.changedBy(operation)
     const disk = this.#mustDisk(operation.id)
     if (unmapped !== null) {
@@ -310,14 +326,23 @@ export class Catalogue {
 
   #addNew(state: Omit<DiskState, 'root'>, root: MapRoot): void {
     if (this.#disks.has(state.id)) throw catalogueCorrupt(`disk id ${state.id} is used twice`)
-    this.#add(new Disk(state, root, this.newEpoch()))
+    const disk = new Disk(state, root, this.newEpoch())
+    verifyName(state.name, this.#siblings(disk))
+    this.#add(disk)
     this.reserveIdsBelow(state.id + 1)
   }
 
   #add(disk: Disk): void {
+    verifySize(disk.sizeBytes)
+    if (!isNamePart(disk.name)) throw catalogueCorrupt(`a disk is named "${disk.name}"`)
+    if (disk.id < 1 || disk.id >= 2 ** 32) throw catalogueCorrupt(`a disk has the id ${disk.id}`)
+    this.#siblings(disk).set(disk.name, disk)
     this.#disks.set(disk.id, disk)
-    const names = disk.isSnapshot ? this.#mustDisk(disk.volumeId).snapshots : this.#volumes
-    names.set(disk.name, disk)
+  }
+
+  /** The disks among which its name is its own. */
+  #siblings(disk: Disk): Map<string, Disk> {
+    return disk.isSnapshot ? this.#mustVolume(disk.volumeId).snapshots : this.#volumes
   }
 
   #remove(disk: Disk): void {
@@ -332,12 +357,28 @@ export class Catalogue {
     if (names?.get(disk.name) === disk) names.delete(disk.name)
   }
 
+  #mustVolume(id: number): Disk {
+    const disk = this.#mustDisk(id)
+    if (disk.isSnapshot) throw catalogueCorrupt(`disk id ${id} is no volume`)
+    return disk
+  }
+
   #mustDisk(id: number): Disk {
     const disk = this.#disks.get(id)
     if (disk === undefined)
       throw catalogueCorrupt(`disk id ${id} is referred to but does not exist`)
     return disk
   }
+}
+
+function verifySize(sizeBytes: number): void {
+  if (sizeBytes <= VOLUME_SIZE_BYTES_MAX) return
+  throw catalogueCorrupt(`a disk has ${sizeBytes} bytes, more than ${LARGEST_SIZE}`)
+}
+
+function verifyName(name: string, siblings: ReadonlyMap<string, Disk>): void {
+  if (!isNamePart(name)) throw catalogueCorrupt(`a disk is named "${name}"`)
+  if (siblings.has(name)) throw catalogueCorrupt(`two disks are named "${name}"`)
 }
 
 /** The last moment that a `Date` can show. */

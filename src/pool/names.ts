@@ -12,8 +12,13 @@ export interface DiskName {
   snapshot: string | null
 }
 
+/** Whether it can name a volume, or a snapshot within its volume. */
+export function isNamePart(part: string): boolean {
+  return NAME_PATTERN.test(part) && part.length <= NAME_LENGTH_MAX
+}
+
 function verifyPart(part: string, whole: string): void {
-  if (NAME_PATTERN.test(part) && part.length <= NAME_LENGTH_MAX) return
+  if (isNamePart(part)) return
   throw new OperatingError('usage', `"${whole}" is not a valid name`, {
     hint:
       `use letters, digits, ".", "_" and "-", not beginning with "." or "-", ` +

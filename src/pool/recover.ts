@@ -3,7 +3,15 @@ import { must } from '../base/assert.ts'
 import { CorruptionError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { CatalogueOperation, PartAddress } from '../format/catalogue.ts'
-import { PartKind, decodePart, verifyLine, verifyOperation } from '../format/catalogue.ts'
+import {
+  PartKind,
+  catalogueCorrupt,
+  decodePart,
+  verifyLine,
+  verifyOperation,
+  verifyPartAddress,
+} from '../format/catalogue.ts'
+import { isLower } from '../format/directory.ts'
 import { MAP_BLOCK_COUNT } from '../format/node.ts'
 import { EntryKind, blocksOfEntry } from '../format/record.ts'
 import { SegmentKind } from '../format/segment.ts'
@@ -16,9 +24,6 @@ import { LogReplay } from '../segment/replay.ts'
 import type { RoomMaker } from '../segment/replay.ts'
 import type { SegmentStore } from '../segment/segment-store.ts'
 import type { Catalogue } from './catalogue.ts'
-
-/** A chain of parts is rewritten long before it gets this long. */
-const CHAIN_LENGTH_MAX = 100_000
 
 export interface Recovered {
   /** What the log goes on from. */
@@ -72,18 +77,22 @@ async function loadCatalogue(
   const addresses: PartAddress[] = []
   const parts = []
   for (let at = newest; at.blockCount > 0; at = must(parts.at(-1), 'a part').previous) {
-    if (addresses.length > CHAIN_LENGTH_MAX) {
-      throw new CorruptionError('catalogue-corrupt', 'the catalogue’s parts form a loop')
+    const after = addresses.at(-1)
+    verifyPartAddress(at)
+    // The log only goes on: so a chain ends, and no part is read twice.
+    if (after !== undefined && !isLower(at.segment, at.slot, after.segment, after.slot)) {
+      throw catalogueCorrupt('a part does not lie before the one that names it')
     }
     addresses.push(at)
     parts.push(decodePart(await readPart(store, at)))
   }
   if (parts.length > 0 && parts.at(-1)?.kind !== PartKind.full) {
-    throw new CorruptionError('catalogue-corrupt', 'the catalogue does not begin with a full part')
+    throw catalogueCorrupt('its parts do not begin with a full one')
   }
   for (const part of parts.reverse()) {
     for (const line of part.lines) catalogue.load(verifyLine(line))
   }
+  catalogue.verify()
   return addresses.reverse()
 }
 

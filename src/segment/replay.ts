@@ -102,10 +102,25 @@ export class LogReplay {
         details: { segment },
       })
     }
+    await this.#verifyRaw(state)
     // After a clean close the footer is as good as the records, and nothing is to be replayed.
     if (this.#isClean && (await this.#tryLoadTable(state))) return
     if (this.#isClean) this.resealedIds.push(segment)
     await this.#rebuildTable(state, slot)
+  }
+
+  /** The log never goes on in what was settled: sealing it as a log would take its blocks away. */
+  async #verifyRaw(state: SegmentState): Promise<void> {
+    const { footer } = state
+    await this.#store.readSealed(state)
+    const { isSettled } = state
+    state.footer = footer
+    if (!isSettled) return
+    const fact = `segment ${state.id} is settled, yet the log is said to go on in it`
+    throw new CorruptionError('segment-corrupt', fact, {
+      hint: 'run "varve check" on the pool',
+      details: { segment: state.id },
+    })
   }
 
   /** False when footer or table are damaged: its records say the same. */
@@ -137,6 +152,7 @@ export class LogReplay {
       if ((await this.#store.readKind(state)) === SegmentKind.bulk) continue
       this.#pin(state)
       if (state.kind !== null && (await this.#scanner.peek(state, chain))) {
+        await this.#verifyRaw(state)
         state.beginTable()
         await replaySegment(state, DATA_SLOT_FIRST)
         continue

@@ -17,7 +17,9 @@ import { RECORD_BLOCK_COUNT_MAX } from '../../../src/format/record.ts'
 const u32 = fc.nat({ max: 0xffffffff })
 const nothing = { segment: 0, slot: 0, blockCount: 0 }
 const label = fc.string().filter((key) => key !== '__proto__')
-const root = fc.option(fc.tuple(u32, u32))
+const root = fc.option(
+  fc.tuple(fc.integer({ min: 1, max: 2 ** 32 - 1 }), fc.integer({ min: 1, max: 16350 })),
+)
 
 const disks: fc.Arbitrary<DiskState> = fc.record({
   id: u32,
@@ -97,8 +99,8 @@ function isTamed(decode: () => unknown): boolean {
 t.test('a part decodes to what was encoded', async (t) => {
   const kinds = fc.constantFrom(...Object.values(PartKind))
   const previous = fc.record({
-    segment: u32,
-    slot: u32,
+    segment: fc.integer({ min: 1, max: 2 ** 32 - 1 }),
+    slot: fc.integer({ min: 1, max: 16351 - RECORD_BLOCK_COUNT_MAX }),
     blockCount: fc.nat({ max: RECORD_BLOCK_COUNT_MAX }),
   })
   const property = fc.property(kinds, previous, fc.array(disks), (kind, previous, states) => {
