@@ -222,19 +222,20 @@ function judgeNodeEntry(segment: number, word: number, level: number): void {
   judge(isSlotRun(word & SLOT_MASK, kind === KIND_HUGE ? 512 : 1), 'slots that hold blocks')
 }
 
+/** The byte behind the page says its level. */
 const node: FuzzTarget = {
   name: 'node',
   sizeBytesMax: 1 + BLOCK_SIZE_BYTES,
   seeds: () => {
     const of = (level: number, kind: number): Uint8Array => {
       const bytes = nodeOf({ 0: [kind, 1, 1], 1: [kind, 2, 77], 300: [KIND_ZERO, 0, 0] })
-      return Buffer.concat([Buffer.from([level]), bytes])
+      return Buffer.concat([bytes, Buffer.from([level])])
     }
     return [of(0, KIND_BLOCK), of(1, KIND_HUGE), of(1, KIND_NODE), of(3, KIND_NODE)]
   },
   run(input) {
-    const level = (input[0] ?? 0) & 3
-    const bytes = wholePage(input.subarray(1))
+    const level = (input.at(-1) ?? 0) & 3
+    const bytes = wholePage(input)
     const words = decodeNode(bytes, 0, level)
     for (let i = 0; i < NODE_WORD_COUNT; i += 2) judgeNodeEntry(words[i], words[i + 1], level)
   },

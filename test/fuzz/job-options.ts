@@ -15,7 +15,7 @@ export interface JobOptions {
   plant: Plant | null
   /** A finding ends the job. */
   isUntilFound: boolean
-  /** An execution that takes longer is one without end. */
+  /** An execution that takes the processor longer is one without end. */
   limitMs: number
   /** Inputs that led somewhere new are kept in a folder for each target there, or null. */
   keepPath: string | null

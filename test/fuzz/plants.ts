@@ -24,13 +24,13 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     },
   },
   {
-    name: 'a record whose entries and blocks do not fit its page',
+    name: 'a record with an entry about no blocks',
     target: 'record',
     executionCount: 60_000,
     plant: {
       module: '/format/record.js',
-      from: 'if (!recordFits(entryCount, blockCount))\n        return null;',
-      to: '',
+      from: ' || kind > EntryKind.grow || count === 0)',
+      to: ' || kind > EntryKind.grow)',
     },
   },
   {
@@ -64,13 +64,13 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     },
   },
   {
-    name: 'an NBD string that is longer than its option',
+    name: 'an NBD option with fewer numbers than it counts',
     target: 'nbd-option-data',
     executionCount: 60_000,
     plant: {
       module: '/nbd/option-data.js',
-      from: 'lengthBytes === null || lengthBytes > this.remainingBytes',
-      to: 'lengthBytes === null',
+      from: 'count === null || reader.remainingBytes !== 2 * count',
+      to: 'count === null',
     },
   },
   {
@@ -84,13 +84,13 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     },
   },
   {
-    name: 'an extended header of a tar archive that never ends',
-    target: 'tar',
-    executionCount: 60_000,
+    name: 'header extensions of a qcow2 image that never end',
+    target: 'image-qcow2',
+    executionCount: 20_000,
     plant: {
-      module: '/rootfs/pax.js',
-      from: 'const isWhole = end <= bytes.length && end > blank + 1 && bytes[end - 1] === 10;',
-      to: 'if (end === at) continue;const isWhole = end <= bytes.length && bytes[end - 1] === 10;',
+      module: '/format/qcow2.js',
+      from: 'at += 8 + Math.ceil(lengthBytes / 8) * 8;',
+      to: 'at += Math.ceil(lengthBytes / 8) * 8; count = 0;',
     },
   },
 ]

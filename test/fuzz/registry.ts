@@ -38,7 +38,9 @@ const MODULES: readonly [TargetModule, readonly string[]][] = [
   [() => import('./pool-targets.ts'), ['pool-raw', 'pool-settled']],
 ]
 
-export const TARGET_NAMES: readonly string[] = MODULES.flatMap(([, names]) => names)
+/** Those that one process can run without loading more than one of them needs. */
+export const TARGET_GROUPS: readonly (readonly string[])[] = MODULES.map(([, names]) => names)
+export const TARGET_NAMES: readonly string[] = TARGET_GROUPS.flat()
 
 /** Rejects `usage` for a name that is none. */
 export async function loadTarget(name: string): Promise<FuzzTarget> {

@@ -15,13 +15,13 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { OperatingError, VarveError } from '../../src/base/errors.ts'
 import { projectRoot } from '../../tools/project.ts'
+import { CORPUS_PATH } from './corpus.ts'
 import type { JobOptions, JobReport } from './job-options.ts'
 import { TARGET_NAMES, loadTarget } from './registry.ts'
 import { runJob } from './run-job.ts'
 
 const EXECUTION_COUNT_DEFAULT = 20_000
 const LIMIT_MS = 20_000
-export const CORPUS_PATH: string = join(projectRoot, 'test/fuzz/corpus')
 
 const say = (line: string): unknown => process.stdout.write(`${line}\n`)
 
