@@ -22,6 +22,7 @@ const SEED_COUNT = 40
 /** One test: the longest takes a minute on a quiet machine. */
 const TEST_TIMEOUT_MS = 900_000
 const REPORT_TIMEOUT_MS = 300_000
+const FAILURE_LINE_COUNT = 20
 
 /** What c8 counts; of a module that has no branches, none of none. */
 interface Count {
@@ -53,10 +54,18 @@ async function runTests(left: string[][]): Promise<string[]> {
   for (let words = left.shift(); words !== undefined; words = left.shift()) {
     const env = { NODE_V8_COVERAGE: rawFolder }
     await run(process.execPath, words, { env, timeoutMs: TEST_TIMEOUT_MS }).catch(
-      (error: unknown) => failures.push(String(error)),
+      (error: unknown) => failures.push(failureOf(words, error)),
     )
   }
   return failures
+}
+
+/** Which test, and of all that it said what failed, or the end. */
+function failureOf(words: readonly string[], error: unknown): string {
+  const said = String(error).split('\n')
+  const failed = said.filter((line) => /^\s*not ok/.test(line))
+  const lines = failed.length > 0 ? failed : said.slice(-FAILURE_LINE_COUNT)
+  return [`failed: ${relative(compiledRoot, words[0])}`, ...lines].join('\n  ')
 }
 
 async function report(): Promise<Summary> {

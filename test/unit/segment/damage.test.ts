@@ -2,13 +2,15 @@
 import t from 'tap'
 import { Codec, missingCodecs } from '../../../src/base/codec.ts'
 import type { Codecs } from '../../../src/base/codec.ts'
-import { Errno } from '../../../src/base/errors.ts'
+import { Errno, OperatingError } from '../../../src/base/errors.ts'
 import { BLOCK_SIZE_BYTES, MIB } from '../../../src/base/units.ts'
 import { PLACE_ALIAS, PLACE_DEAD, PLACE_FRAME } from '../../../src/format/directory.ts'
 import { EntryKind } from '../../../src/format/record.ts'
 import { DATA_SLOT_END, FOOTER_SLOT, SegmentKind, TABLE_SLOT } from '../../../src/format/segment.ts'
 import { openChecksum } from '../../../src/io/open-io.ts'
 import { SimIo } from '../../../src/io/sim-io.ts'
+import { DedupIndex } from '../../../src/segment/dedup-index.ts'
+import { rebuildFingerprints } from '../../../src/segment/fingerprint-file.ts'
 import { SegmentScanner } from '../../../src/segment/scan.ts'
 import { SegmentStore } from '../../../src/segment/segment-store.ts'
 import { deflateCodecs } from '../../support/deflate-codecs.ts'
@@ -291,6 +293,65 @@ t.test(
     await wrong.run(wrong.store.close())
   },
 )
+
+t.test(
+  'fingerprints are made anew from what can be read, and from nothing that has gone',
+  async (t) => {
+    const { builder, slot } = build()
+    builder.addSegment(3, SegmentKind.bulk)
+    builder.addBlocks(3, [blockOf(3000), blockOf(3001)])
+    builder.seal(3)
+    const knows = (index: DedupIndex, value: number): number => {
+      const hash = new Uint32Array(2)
+      checksum.hashBlocks(blockOf(value), 0, 1, hash, 0)
+      return index.find(hash[0], hash[1]) ? index.segment : 0
+    }
+    const known = async (
+      spoil: (subject: Subject) => void,
+      pace: (subject: Subject) => Promise<void> = () => Promise.resolve(),
+    ): Promise<number[]> => {
+      const subject = await Subject.of(builder)
+      const index = new DedupIndex(MIB)
+      spoil(subject)
+      await subject.run(rebuildFingerprints(subject.store, index, () => pace(subject)))
+      await subject.run(subject.store.close())
+      return [1, 1001, 3000].map((value) => knows(index, value))
+    }
+    t.same(await known(() => undefined), [RAW, SETTLED, 3])
+    const flip = (slots: number, segment: number) => (subject: Subject) => {
+      subject.io.disk.flipBit(subject.store.pathOf(segment), slots * BLOCK_SIZE_BYTES + 9, 1)
+    }
+    t.same(await known(flip(TABLE_SLOT, RAW)), [0, SETTLED, 3], 'a damaged table')
+    t.same(await known(flip(FOOTER_SLOT, SETTLED)), [RAW, 0, 3], 'a damaged footer')
+    t.same(await known(flip(slot, RAW)), [RAW, SETTLED, 3], 'blocks are not looked at')
+    t.same(await known((subject) => subject.failReads('0003.seg')), [RAW, SETTLED, 0])
+    const remove = async ({ store }: Subject): Promise<void> => {
+      if (store.has(SETTLED)) await store.delete(SETTLED)
+    }
+    t.same(await known(() => undefined, remove), [RAW, 0, 3], 'it was removed meanwhile')
+    const giveUp = (): Promise<void> => Promise.reject(new OperatingError('canceled', 'enough'))
+    await t.rejects(
+      known(() => undefined, giveUp),
+      { code: 'canceled' },
+    )
+  },
+)
+
+t.test('closing waits for those who still read', async (t) => {
+  const { builder, slot } = build()
+  const subject = await Subject.of(builder)
+  const { store } = subject
+  const { arena } = subject.io
+  const at = arena.allocate(BLOCK_SIZE_BYTES)
+  let result: number | null = null
+  const ioComplete = (_tag: number, value: number): void => void (result = value)
+  store.read(SETTLED, slot + 1, 1, at, { ioComplete }, 0)
+  await subject.run(store.close())
+  t.equal(result, 0)
+  t.ok(arena.memory.subarray(at, at + BLOCK_SIZE_BYTES).equals(blockOf(1001)))
+  arena.free(at, BLOCK_SIZE_BYTES)
+  t.equal(arena.usedBytes, 0)
+})
 
 t.test('a scan ends at the first record that does not belong where it lies', async (t) => {
   const changes: [string, number, (builder: PoolBuilder) => void][] = [

@@ -191,6 +191,27 @@ t.test('a block that cannot be read is not found, and its neighbours are', async
   for (const i of broken) io.disk.flipBit(store.pathOf(segment), (first + i) * BLOCK_SIZE_BYTES, 0)
 })
 
+t.test('an entry that leads to a segment that is gone leads nowhere', async (t) => {
+  const values = Array.from({ length: 64 }, (_, i) => valueAt(3, i))
+  const sampled = values.filter((value) => subject.leadsTo(value) !== 0)
+  t.ok(sampled.length > 0)
+  const before = await subject.match(subject.newDeduper(), values, all)
+  const hash = new Uint32Array(2)
+  const restore: (() => void)[] = []
+  for (const value of sampled) {
+    checksum.hashBlocks(blockOf(value), 0, 1, hash, 0)
+    const [low, high] = hash
+    subject.index.find(low, high)
+    const { segment, slot } = subject.index
+    restore.push(() => subject.index.set(low, high, segment, slot))
+    subject.index.set(low, high, GONE, slot)
+  }
+  const found = await subject.match(subject.newDeduper(), values, all)
+  t.same(new Set(found), new Set([NOTHING]))
+  for (const one of restore) one()
+  t.same(await subject.match(subject.newDeduper(), values, all), before)
+})
+
 t.test('a segment whose table cannot be read is as if it held nothing', async (t) => {
   const { io } = subject
   const values = Array.from({ length: 64 }, (_, i) => valueAt(2, 4 * i + 1))
