@@ -45,6 +45,7 @@ const NAMES_PER_GEOMETRY = 3
 const SNAPSHOT_NAMES = ['s1', 's2', 's3', 's4']
 const VOLUME_COUNT_MAX = 6
 const LEAF_BLOCK_COUNT = 512
+const WHOLE_IMPORT_CHANCE = 0.4
 
 function accepted(
   title: string,
@@ -97,24 +98,29 @@ export interface ImportBody {
   pieces: readonly { offsetBytes: number; bytes: Uint8Array }[]
 }
 
-/** Every window in pieces, some of them skipped, some of them zeros. */
+/**
+ * Every window in pieces, some of them skipped, some of them zeros; or each as one piece, as an
+ * image is that was never written to in between: what is new in it takes huge entries.
+ */
 export function drawImportBody({ prng, state, contents }: Draw): ImportBody | null {
   const name = drawName(prng)
   if (state.has(name) || state.size >= VOLUME_COUNT_MAX) return null
   const geometry = geometryByName(name)
   const volume = emptyVolume(name, Math.max(...sizesOf(geometry)))
   const pieces: { offsetBytes: number; bytes: Uint8Array }[] = []
+  const isWhole = prng.chance(WHOLE_IMPORT_CHANCE)
   for (const window of geometry.windows) {
     let block = 0
     while (block < window.blockCount) {
-      const count = Math.min(prng.between(1, 64), window.blockCount - block)
+      const left = window.blockCount - block
+      const count = isWhole ? left : Math.min(prng.between(1, 64), left)
       const bytes = new Uint8Array(count * BLOCK_SIZE_BYTES)
       const stamps = contents.draw(count)
       volume.sectors.set(stamps, window.sectorIndex + block * SECTORS_PER_BLOCK)
       for (const [index, stamp] of stamps.entries()) writeStamp(bytes, index * SECTOR_BYTES, stamp)
       pieces.push({ offsetBytes: (window.startBlock + block) * BLOCK_SIZE_BYTES, bytes })
       block += count
-      while (prng.chance(0.2)) block += 1
+      while (!isWhole && prng.chance(0.2)) block += 1
     }
   }
   return { volume, pieces }

@@ -1,4 +1,5 @@
 import { CHECKPOINT_MUTANTS } from './checkpoint-mutants.ts'
+import { DOOR_MUTANTS } from './door-mutants.ts'
 import { LOG_MUTANTS } from './log-mutants.ts'
 import { MAP_MUTANTS } from './map-mutants.ts'
 import type { Mutant } from './mutant.ts'
@@ -12,4 +13,5 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...MAP_MUTANTS,
   ...SETTLE_MUTANTS,
   ...RECLAIM_MUTANTS,
+  ...DOOR_MUTANTS,
 ]

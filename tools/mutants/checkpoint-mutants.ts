@@ -17,13 +17,6 @@ export const CHECKPOINT_MUTANTS: readonly Mutant[] = [
     bug: 'segments of imports that the checkpoint holds look newer than it, and are removed',
   },
   {
-    name: 'catalogue-of-the-one-before',
-    file: 'src/pool/checkpoint.ts',
-    before: 'const chain = isFull ? [] : [...this.#chain]',
-    after: 'const chain = full ? [] : [...this.#chain]',
-    bug: 'a full catalogue that replaces outgrown deltas is chained to them: they are never let go',
-  },
-  {
     name: 'one-superblock-page',
     file: 'src/pool/superblock-file.ts',
     before: '(superblock.generation % PAGE_COUNT) * PAGE_SIZE_BYTES',
@@ -44,6 +37,13 @@ export const CHECKPOINT_MUTANTS: readonly Mutant[] = [
     before: '      await self.#makeDurable()\n',
     after: '',
     bug: 'a superblock that only the page cache has is relied on while the other is overwritten',
+  },
+  {
+    name: 'removal-in-no-delta',
+    file: 'src/pool/catalogue.ts',
+    before: '    this.#removedIds.push(disk.id)\n',
+    after: '',
+    bug: 'a disk that was removed comes back when the pool is opened after a checkpoint',
   },
   {
     name: 'rename-in-no-delta',

@@ -112,11 +112,11 @@ const RECOVERY: readonly Mutant[] = [
     bug: 'a record whose blocks did not reach the disk is replayed: I3',
   },
   {
-    name: 'chain-not-followed',
+    name: 'gap-is-passed',
     file: 'src/segment/scan.ts',
-    before: 'if (header.sequence !== chain.sequence) return null',
-    after: 'if (header.sequence < chain.sequence) return null',
-    bug: 'replay goes on behind a record that is missing: I2, a prefix of the log',
+    before: '    if (chain !== null) {\n      if (header.sequence',
+    after: '    if (chain !== null && header.sequence <= chain.sequence) {\n      if (header.sequence',
+    bug: 'replay goes on in the next segment behind records that are missing: I2, a prefix',
   },
   {
     name: 'replay-not-written-again',
@@ -138,13 +138,6 @@ const RECOVERY: readonly Mutant[] = [
     before: '} else if (kind === EntryKind.grow) {',
     after: '} else if (kind === EntryKind.grow && record.header.blockCount > 0) {',
     bug: 'a growth that is alone in its record is not replayed: I2',
-  },
-  {
-    name: 'ids-used-again',
-    file: 'src/pool/recover.ts',
-    before: '  store.reserveIdsBelow(superblock.nextSegmentId)\n',
-    after: '',
-    bug: 'a segment gets the id of one that was deleted: I1',
   },
   {
     name: 'import-not-adopted',

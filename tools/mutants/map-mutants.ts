@@ -91,13 +91,6 @@ const GUESTS: readonly Mutant[] = [
     bug: 'what was cut off within a block comes back when the volume grows',
   },
   {
-    name: 'writes-not-counted',
-    file: 'src/pool/write-queue.ts',
-    before: '      space.consume(log.appendedBytes - before)\n',
-    after: '',
-    bug: 'guests are admitted into the reserve, for nobody counts what they wrote: I9',
-  },
-  {
     name: 'reserve-never-released',
     file: 'src/pool/space.ts',
     before: `        if (this.#releaseCount === releaseCount) await this.#inTurn(() => this.#release())

@@ -52,13 +52,6 @@ export const SETTLE_MUTANTS: readonly Mutant[] = [
     bug: 'an import refers to the right slots of the wrong segment: other data',
   },
   {
-    name: 'equal-bytes-not-compared',
-    file: 'src/segment/dedup.ts',
-    before: '      if (difference !== 0) continue\n',
-    after: '',
-    bug: 'a fingerprint is trusted: I7',
-  },
-  {
     name: 'frames-by-segment-id',
     file: 'src/segment/frame-cache.ts',
     before: 'return state.serial * KEY_FACTOR + offsetBytes',
