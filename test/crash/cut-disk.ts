@@ -7,8 +7,8 @@
  * it likes, as it is then. So, a page at a time, the disk holds the page as it was at the last
  * fsync that completed or as it was after any later write; which one has nothing to do with other
  * pages, of the same write even. A page may be on its way when the power fails: then each sector of
- * 512 bytes is of either of two such states. fsync(2) and fdatasync(2) cover what was written before
- * they were *called*, and only once they have returned 0.
+ * 512 bytes is of either of two such states. fsync(2) and fdatasync(2) cover what was written
+ * before they were *called*, and only once they have returned 0.
  *
  * **Size.** It follows the data (delayed allocation: ext4 and XFS move the size on disk when the
  * data is there). A page within the size that was never written back reads as zeros.
@@ -80,7 +80,7 @@ export class CutFile {
     }
   }
 
-  /** Everything before `at` is durable, but for punches of which `isOpen` says they had not ended. */
+  /** Everything before `at` is durable, but for punches that, says `isOpen`, had not ended. */
   sync(at: number, isOpen: (punch: number) => boolean): void {
     for (const pageIndex of this.dirtyPages) {
       const states = this.pages.get(pageIndex) ?? []

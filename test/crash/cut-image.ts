@@ -1,4 +1,4 @@
-/** One of the states that a power cut may leave, drawn by a seed; and that state as a real folder. */
+/** One of the states that a power cut may leave, drawn by a seed; and it as a real folder. */
 import { closeSync, ftruncateSync, mkdirSync, openSync, writevSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Prng } from '../../src/base/prng.ts'

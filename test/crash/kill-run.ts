@@ -1,4 +1,4 @@
-/** One pool on its way through the kill points: what is done before each, and what must be there. */
+/** A pool on its way through the kill points: what is done before each, what must be there. */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { join } from 'node:path'

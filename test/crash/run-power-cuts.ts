@@ -6,7 +6,7 @@
  *     npm run power-cuts -- --io node                 on plain Node
  *     npm run power-cuts -- --trace FILE              the images of a trace that was kept
  *
- * Ends at the first image that is not legal with exit code 1; with 2 for options that make no sense.
+ * Ends at the first image that is not legal with exit code 1; with 2 for options without sense.
  */
 import { parseArgs } from 'node:util'
 import { replayPowerCuts, runPowerCuts } from './power-cuts.ts'
