@@ -28,15 +28,22 @@ export class Fingerprints {
     this.#generation = generation
   }
 
-  /** Resolves when the index knows what is stored. Those who ask at once share the work. */
+  /**
+   * Resolves when the index knows what is stored. Those who ask at once share the work; where the
+   * one who began it gives it up, another begins anew (seed 234).
+   */
   async ready(pace: () => Promise<void>): Promise<void> {
-    this.#loading ??= this.#load(pace)
-    try {
-      await this.#loading
-    } catch (error) {
-      // Canceled, by whoever asked first: the next who needs it begins anew.
-      this.#loading = null
-      throw error
+    for (;;) {
+      const isOurs = this.#loading === null
+      const loading = (this.#loading ??= this.#load(pace))
+      try {
+        await loading
+        return
+      } catch (error) {
+        if (this.#loading === loading) this.#loading = null
+        const isGivenUp = error instanceof VarveError && error.code === 'canceled'
+        if (isOurs || !isGivenUp) throw error
+      }
     }
   }
 
