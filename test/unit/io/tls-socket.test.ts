@@ -10,7 +10,8 @@ import t from 'tap'
 import type { Io, IoSocket } from '../../../src/io/io.ts'
 import { ioResult } from '../../../src/io/io.ts'
 import { openIo } from '../../../src/io/open-io.ts'
-import { upgradeToTls } from '../../../src/io/tls-socket.ts'
+import { upgradeToTls, verifyTlsOptions } from '../../../src/io/tls-socket.ts'
+import { Authority } from '../../support/authority.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'varve-tls-'))
 t.teardown(() => rmSync(folder, { recursive: true }))
@@ -125,3 +126,95 @@ for (const kind of ['ring', 'node'] as const) {
     await pair.stop()
   })
 }
+
+const authority = new Authority(join(folder, 'authority'))
+const served = { ...authority.issue('/CN=localhost'), ca: authority.cert, requestCert: true }
+
+/** What the server makes of a client with these options; the socket is closed at the end. */
+async function meet(
+  options: ConnectionOptions,
+  use: (upgraded: IoSocket, secure: TLSSocket) => Promise<void> = () => Promise.resolve(),
+): Promise<void> {
+  const pair = await pairOf('node')
+  try {
+    await exchange(pair)
+    const secure = connectTls({
+      ...{ socket: pair.plain, ca: authority.cert, servername: 'localhost' },
+      ...options,
+    })
+    secure.on('error', () => undefined)
+    const upgraded = await upgradeToTls(pair.socket, served)
+    await use(upgraded, secure)
+    upgraded.close()
+  } finally {
+    await pair.stop()
+  }
+}
+
+await t.test('a client has the names that its authority gave it, and no others', async (t) => {
+  const names = async (subject: string, alternativeNames?: string): Promise<readonly string[]> => {
+    let found: readonly string[] = []
+    const wishes = alternativeNames === undefined ? {} : { alternativeNames }
+    await meet(authority.issue(subject, wishes), async ({ identity }) => {
+      t.strictSame([identity.isLocal, identity.user], [false, null])
+      found = identity.certificateNames
+    })
+    return found
+  }
+  t.strictSame(await names('/CN=web1'), ['web1'])
+  t.strictSame(await names('/O=web1'), [])
+  t.strictSame(await names('/CN=a/CN=b', 'DNS:c,email:d@e,URI:f:g,IP:127.0.0.1'), [
+    ...['a', 'b', 'c', 'd@e', 'f:g'],
+  ])
+  t.strictSame(await names('/CN=a, DNS:web1'), ['a, DNS:web1'])
+})
+
+await t.test('a bad certificate is refused, whatever it is that is bad', async (t) => {
+  const other = new Authority(join(folder, 'other'))
+  const bad: [string, ConnectionOptions][] = [
+    ['none', {}],
+    ['of another authority', other.issue('/CN=web1')],
+    ['of another authority of the same name', other.issue('/CN=authority')],
+    ['self-signed', certificate('web1')],
+    ['expired', authority.issue('/CN=web1', { days: -1 })],
+    ['for servers', authority.issue('/CN=web1', { usage: 'serverAuth' })],
+  ]
+  for (const [what, options] of bad) await t.rejects(meet(options), { code: 'io' }, what)
+  await meet(authority.issue('/CN=web1', { usage: 'clientAuth' }))
+})
+
+await t.test('old versions of TLS are refused, and nothing is negotiated twice', async (t) => {
+  const client = authority.issue('/CN=web1')
+  // With everything allowed, so that it is not the client that refuses.
+  const weak = { ...client, ciphers: 'DEFAULT@SECLEVEL=0', minVersion: 'TLSv1' } as const
+  for (const maxVersion of ['TLSv1', 'TLSv1.1'] as const) {
+    await t.rejects(meet({ ...weak, maxVersion }), { code: 'io' }, maxVersion)
+  }
+  await meet({ ...weak, maxVersion: 'TLSv1.2' }, async (_upgraded, secure) => {
+    if (!secure.authorized) await once(secure, 'secureConnect')
+    t.equal(secure.getProtocol(), 'TLSv1.2')
+    const failure = await new Promise((resolve) => {
+      secure.once('error', resolve)
+      secure.renegotiate({}, resolve)
+    })
+    t.match(failure, { code: 'ERR_SSL_NO_RENEGOTIATION' })
+  })
+})
+
+t.test('what cannot be served with is said at the start', async (t) => {
+  const good = authority.issue('/CN=localhost')
+  verifyTlsOptions({ ...good, ca: authority.cert })
+  verifyTlsOptions(good)
+  const foreign = authority.issue('/CN=localhost')
+  for (const bad of [
+    { ...good, key: foreign.key },
+    { ...good, cert: 'no certificate' },
+    { ...good, key: 'no key' },
+    // Node would take these for no list, and trust the authorities of the web.
+    { ...good, ca: '' },
+    { ...good, ca: 'no certificate' },
+    { ...good, ca: good.key },
+  ]) {
+    t.throws(() => verifyTlsOptions(bad), { code: 'usage' })
+  }
+})
