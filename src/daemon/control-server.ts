@@ -35,6 +35,7 @@ import { bindForOwner, setSocketMode } from '../io/socket-mode.ts'
 import { tryLoadBinding } from '../native/binding.ts'
 import { isOwner } from './access-rules.ts'
 import { AnswerStream } from './answer-stream.ts'
+import { ControlLimits, SERVER_OPTIONS } from './control-limits.ts'
 
 /** sun_path of a unix socket address, less its NUL. */
 const SOCKET_PATH_BYTES_MAX = 107
@@ -178,30 +179,41 @@ export class ControlServer {
   readonly #server: Server
   readonly #stopping = new AbortController()
   readonly #running = new Set<Promise<unknown>>()
+  readonly #limits: ControlLimits
 
   /** `path` is the socket's; whoever holds the pool's lock may take it from a dead daemon. */
-  static async start(path: string, service: PoolService, log: ControlLog): Promise<ControlServer> {
+  static async start(
+    path: string,
+    service: PoolService,
+    log: ControlLog,
+    limits: ControlLimits = new ControlLimits(),
+  ): Promise<ControlServer> {
     if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) {
       throw new OperatingError('unsupported', `a socket path may have 107 bytes: ${path}`, {
         hint: 'Use a pool whose path is shorter, or reach it through a symbolic link.',
       })
     }
     await rm(path, { force: true })
-    const server = new ControlServer(path, service, log)
+    const server = new ControlServer(path, service, log, limits)
     await server.#listen()
     return server
   }
 
-  private constructor(path: string, service: PoolService, log: ControlLog) {
+  private constructor(path: string, service: PoolService, log: ControlLog, limits: ControlLimits) {
     this.#path = path
     this.#service = service
     this.#log = log
+    this.#limits = limits
     const app = this.#routes()
-    this.#server = createAdaptorServer({ fetch: app.fetch }) as Server
+    this.#server = createAdaptorServer({
+      fetch: app.fetch,
+      serverOptions: SERVER_OPTIONS,
+    }) as Server
     // Before anything that it sends is looked at.
     this.#server.prependListener('connection', (socket: Socket) => this.#meet(socket))
-    // An import takes as long as it takes; the socket is its owner's alone.
-    this.#server.requestTimeout = 0
+    limits.guard(this.#server, ({ message }) => {
+      log.warn({ reason: message }, 'the control socket could not accept a client')
+    })
   }
 
   /** Takes no more requests, cancels the long ones, and waits for all of them. Idempotent. */
@@ -238,6 +250,18 @@ export class ControlServer {
 
   #routes(): Hono<Env> {
     const app = new Hono<Env>()
+    app.use(async (c, next): Promise<Response | undefined> => {
+      const { incoming, outgoing } = c.env
+      const isUpload = c.req.path === `${API_PREFIX}/import`
+      const refusal = this.#limits.tryAdmit(incoming, outgoing, isUpload)
+      if (refusal === null) {
+        await next()
+        return undefined
+      }
+      // Without a word in the log: there could be thousands.
+      const wire = encodeError(refusal)
+      return c.json({ error: wire }, statusOf(wire) as ContentfulStatusCode)
+    })
     const limit = bodyLimit({
       maxSize: JSON_BODY_BYTES_MAX,
       onError: (c: Context<Env>) =>
