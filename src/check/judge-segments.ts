@@ -5,7 +5,7 @@
  */
 import { DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
-import { FEATURE_SETTLED } from '../format/superblock.ts'
+import { FEATURE_SETTLED } from '../format/features.ts'
 import type { Damage } from './damage.ts'
 import type { Findings } from './report.ts'
 import type { SegmentSurvey, SurveyedSegment } from './segment-survey.ts'
@@ -69,7 +69,7 @@ export function judgeUnused(
   return removableBytes
 }
 
-/** The next opening removes it unless the log refers to it: a crash may have torn any part of it. */
+/** The next opening removes it unless the log refers to it: a crash may have torn any of it. */
 export function isUnfinished(superblock: Superblock, { id, importId }: SurveyedSegment): boolean {
   const { nextSegmentId, unfinishedIds } = superblock
   return id >= nextSegmentId || unfinishedIds.includes(id) || unfinishedIds.includes(importId)
