@@ -73,6 +73,9 @@ export class HttpService implements PoolService {
   async rename(from: string, to: string): Promise<void> {
     await this.#ask('rename', { from, to })
   }
+  scrubStatus(): Promise<shape.ScrubStatus> {
+    return this.#ask('scrubStatus', {})
+  }
   upkeep(isPaused: boolean | null): Promise<shape.UpkeepStatus> {
     return this.#ask('upkeep', { isPaused })
   }
@@ -136,6 +139,14 @@ export class HttpService implements PoolService {
   ): Promise<shape.UsageReport> {
     const answer = await this.#start('usage', request, call.signal)
     return this.#follow('usage', answer, call)
+  }
+
+  async scrub(
+    request: shape.ScrubRequest,
+    call: LongCall<shape.ScrubProgress>,
+  ): Promise<shape.ScrubReport> {
+    const answer = await this.#start('scrub', request, call.signal)
+    return this.#follow('scrub', answer, call)
   }
 
   async settle(
@@ -231,7 +242,7 @@ export class HttpService implements PoolService {
     return answer
   }
 
-  async #follow<K extends 'reclaim' | 'settle' | 'import' | 'usage' | 'planRemoval'>(
+  async #follow<K extends 'reclaim' | 'settle' | 'scrub' | 'import' | 'usage' | 'planRemoval'>(
     name: K,
     answer: IncomingMessage,
     call: LongCall<z.output<StreamingOperations[K]['progress']>>,

@@ -53,6 +53,7 @@ export interface UnaryOperations {
   readonly remove: Unary<shape.RemoveRequest, shape.RemoveReport>
   readonly rename: Unary<{ from: string; to: string }, null>
   readonly upkeep: Unary<{ isPaused: boolean | null }, shape.UpkeepStatus>
+  readonly scrubStatus: Unary<Empty, shape.ScrubStatus>
   readonly resize: Unary<shape.ResizeRequest, shape.VolumeInfo>
   readonly hold: Unary<{ name: string; tag: string }, null>
   readonly release: Unary<{ name: string; tag: string }, null>
@@ -75,6 +76,7 @@ export interface StreamingOperations {
     shape.ReclaimProgress,
     shape.ReclaimReport
   >
+  readonly scrub: Streaming<'stream', shape.ScrubRequest, shape.ScrubProgress, shape.ScrubReport>
   readonly usage: Streaming<'stream', shape.UsageRequest, shape.UsageProgress, shape.UsageReport>
   readonly planRemoval: Streaming<
     'stream',
@@ -128,6 +130,7 @@ export const UNARY_OPERATIONS: UnaryOperations = {
   remove: ask(schema.removeRequestSchema, schema.removeReportSchema),
   rename: ask(schema.renameSchema, schema.nothingSchema),
   upkeep: ask(schema.upkeepRequestSchema, schema.upkeepStatusSchema),
+  scrubStatus: look(schema.scrubStatusSchema),
   resize: ask(schema.resizeSchema, schema.volumeInfoSchema),
   hold: ask(schema.holdSchema, schema.nothingSchema),
   release: ask(schema.holdSchema, schema.nothingSchema),
@@ -154,6 +157,12 @@ export const STREAMING_OPERATIONS: StreamingOperations = {
     schema.settleRequestSchema,
     schema.reclaimProgressSchema,
     schema.reclaimReportSchema,
+  ),
+  scrub: long(
+    'stream',
+    schema.scrubRequestSchema,
+    schema.scrubProgressSchema,
+    schema.scrubReportSchema,
   ),
   usage: long(
     'stream',

@@ -134,6 +134,59 @@ export const upkeepStatusSchema: z.ZodType<shape.UpkeepStatus> = z.object({
   done: z.number().nonnegative(),
   total: z.number().nonnegative(),
 })
+const scrubTotals = {
+  startedMs: z.number().nonnegative(),
+  readBytes: bytes,
+  foundCount: count,
+  healedCount: count,
+  lostCount: count,
+}
+const scrubPhase = z.enum(['maps', 'segments', 'heal'])
+export const scrubRequestSchema: z.ZodType<shape.ScrubRequest> = z.strictObject({
+  rateBytes: z.number().int().positive().nullable(),
+})
+export const scrubProgressSchema: z.ZodType<shape.ScrubProgress> = z.object({
+  phase: scrubPhase,
+  done: count,
+  total: count,
+})
+export const scrubReportSchema: z.ZodType<shape.ScrubReport> = z.object({
+  ...scrubTotals,
+  endedMs: z.number().nonnegative(),
+  isResumed: z.boolean(),
+  findings: z.array(
+    z.object({
+      code: z.enum([
+        'superblock-torn',
+        'fingerprints-corrupt',
+        'scrub-state-corrupt',
+        'segment-unreadable',
+        'segment-header-corrupt',
+        'segment-footer-corrupt',
+        'segment-table-corrupt',
+        'record-corrupt',
+        'padding-corrupt',
+        'node-corrupt',
+        'frame-corrupt',
+        'block-corrupt',
+      ]),
+      message: z.string(),
+      where: z.string(),
+      outcome: z.enum(['healed', 'lost', 'unused']),
+      affected: z.array(z.object({ disk: z.string(), offsetBytes: bytes, lengthBytes: bytes })),
+    }),
+  ),
+  suppressedCount: count,
+})
+export const scrubStatusSchema: z.ZodType<shape.ScrubStatus> = z.object({
+  phase: scrubPhase.nullable(),
+  done: count,
+  total: count,
+  isPaused: z.boolean(),
+  everyDays: z.number().positive().nullable(),
+  running: z.object(scrubTotals).nullable(),
+  last: z.object({ ...scrubTotals, endedMs: z.number().nonnegative() }).nullable(),
+})
 export const settleRequestSchema: z.ZodType<shape.SettleRequest> = z.strictObject({
   compression: z.enum(['off', 'lz4', 'zstd']),
 })

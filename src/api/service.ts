@@ -25,6 +25,10 @@ import type {
   RemoveReport,
   RemoveRequest,
   ResizeRequest,
+  ScrubProgress,
+  ScrubReport,
+  ScrubRequest,
+  ScrubStatus,
   ServeStatus,
   SnapshotInfo,
   VolumeInfo,
@@ -68,7 +72,8 @@ export interface PoolService extends DeviceService {
   /** `call` is for a dry run, which counts; a removal takes a moment. */
   remove(request: RemoveRequest, call?: LongCall<UsageProgress>): Promise<RemoveReport>
   rename(from: string, to: string): Promise<void>
-  /** Stops reclaiming and settling where they are, lets them go on, or (null) only asks. */
+  scrubStatus(): Promise<ScrubStatus>
+  /** Stops reclaiming, settling and scrubbing, lets them go on, or (null) only asks. */
   upkeep(isPaused: boolean | null): Promise<UpkeepStatus>
   resize(request: ResizeRequest): Promise<VolumeInfo>
   hold(name: string, tag: string): Promise<void>
@@ -81,6 +86,8 @@ export interface PoolService extends DeviceService {
   /** Counts who uses what. */
   usage(request: UsageRequest, call: LongCall<UsageProgress>): Promise<UsageReport>
   settle(request: SettleRequest, call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
+  /** Reads and verifies everything, and heals what it can. */
+  scrub(request: ScrubRequest, call: LongCall<ScrubProgress>): Promise<ScrubReport>
   importImage(request: ImportRequest, call: ImportCall): Promise<ImportReport>
   exportImage(request: ExportRequest, call: ExportCall): Promise<ExportReport>
   /** Lets go of the pool or the connection. Idempotent. */

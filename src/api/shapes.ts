@@ -115,6 +115,72 @@ export interface UpkeepStatus {
   total: number
 }
 
+export type ScrubCode =
+  | 'superblock-torn'
+  | 'fingerprints-corrupt'
+  | 'scrub-state-corrupt'
+  | 'segment-unreadable'
+  | 'segment-header-corrupt'
+  | 'segment-footer-corrupt'
+  | 'segment-table-corrupt'
+  | 'record-corrupt'
+  | 'padding-corrupt'
+  | 'node-corrupt'
+  | 'frame-corrupt'
+  | 'block-corrupt'
+
+export interface ScrubFinding {
+  code: ScrubCode
+  message: string
+  /** A place in the pool: `superblock`, `segment 3 slot 17`. */
+  where: string
+  /** `lost`: reads of what is affected fail until it is written anew. */
+  outcome: 'healed' | 'lost' | 'unused'
+  /** A bounded number of ranges of disks. */
+  affected: { disk: string; offsetBytes: number; lengthBytes: number }[]
+}
+
+/** The counts are of findings. */
+export interface ScrubTotals {
+  startedMs: number
+  readBytes: number
+  foundCount: number
+  healedCount: number
+  lostCount: number
+}
+
+export interface ScrubReport extends ScrubTotals {
+  endedMs: number
+  isResumed: boolean
+  findings: ScrubFinding[]
+  suppressedCount: number
+}
+
+export interface ScrubProgress {
+  phase: 'maps' | 'segments' | 'heal'
+  done: number
+  total: number
+}
+
+export interface ScrubStatus {
+  /** Of the run going on; null: none is. */
+  phase: ScrubProgress['phase'] | null
+  done: number
+  total: number
+  isPaused: boolean
+  /** Null: only when asked for. */
+  everyDays: number | null
+  /** Of the run that is under way, going on or stopped. */
+  running: ScrubTotals | null
+  /** Of the last that came to its end. */
+  last: (ScrubTotals & { endedMs: number }) | null
+}
+
+export interface ScrubRequest {
+  /** Most that is read in a second, or null. */
+  rateBytes: number | null
+}
+
 export interface SettleRequest {
   compression: Compression
 }

@@ -20,6 +20,13 @@ export function parsePercent(text: string): number {
   throw new InvalidArgumentError('A percentage is like 85 or 85%, from 1 to 99.')
 }
 
+/** 0: never. */
+export function parseDays(text: string): number {
+  const days = /^\d{1,4}$/.test(text) ? Number(text) : -1
+  if (days >= 0) return days
+  throw new InvalidArgumentError('A number of days is like 30; 0 is never.')
+}
+
 /** In a timer of node. */
 const TIMEOUT_SECONDS_MAX = 2_000_000
 

@@ -9,7 +9,7 @@ export interface PhaseProgress {
 }
 
 /** With one of these, work ends. */
-const LAST_PHASES: readonly string[] = ['sweep', 'settle', 'segments']
+const LAST_PHASES: readonly string[] = ['sweep', 'settle', 'segments', 'heal']
 
 /** Shows work whose phases have no common measure: one line that is written over. */
 export function phaseWriter(cli: Cli, mode: ProgressMode): (progress: PhaseProgress) => void {

@@ -25,6 +25,7 @@ import { registerRename } from './commands/rename.ts'
 import { registerResize } from './commands/resize.ts'
 import { registerRestore } from './commands/restore.ts'
 import { registerRm } from './commands/rm.ts'
+import { registerScrub } from './commands/scrub.ts'
 import { registerSettle } from './commands/settle.ts'
 import { registerServe } from './commands/serve.ts'
 import { registerSnapshot } from './commands/snapshot.ts'
@@ -58,6 +59,7 @@ const REGISTER: readonly ((program: Command, cli: Cli, setExitCode: SetExitCode)
   registerDiff,
   registerExport,
   registerReclaim,
+  registerScrub,
   registerSettle,
   registerCheck,
   registerServe,

@@ -27,6 +27,10 @@ interface Pairs {
   usageReport: [api.UsageReport, pool.UsageReport]
   usageProgress: [api.UsageProgress, pool.UsageProgress]
   upkeepStatus: [api.UpkeepStatus, pool.UpkeepStatus]
+  scrubRequest: [api.ScrubRequest, pool.ScrubRequest]
+  scrubReport: [api.ScrubReport, pool.ScrubReport]
+  scrubProgress: [api.ScrubProgress, pool.ScrubProgress]
+  scrubStatus: [api.ScrubStatus, pool.ScrubStatus]
   diffExtent: [api.DiffExtent, pool.DiffExtent]
   attachRequest: [api.AttachRequest, host.AttachRequest]
   mountRequest: [api.MountRequest, host.MountRequest]
@@ -51,6 +55,10 @@ export const CONTRACT: { readonly [K in keyof Pairs]: Held<K> } = {
   usageReport: true,
   usageProgress: true,
   upkeepStatus: true,
+  scrubRequest: true,
+  scrubReport: true,
+  scrubProgress: true,
+  scrubStatus: true,
   diffExtent: true,
   attachRequest: true,
   mountRequest: true,

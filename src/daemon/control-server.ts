@@ -43,7 +43,15 @@ const SOCKET_PATH_BYTES_MAX = 107
 const DIFF_BATCH_COUNT = 256
 
 /** Streaming operations whose request is a JSON body. */
-const JSON_STREAMS = ['diff', 'reclaim', 'settle', 'usage', 'planRemoval', 'export'] as const
+const JSON_STREAMS = [
+  'diff',
+  'reclaim',
+  'settle',
+  'scrub',
+  'usage',
+  'planRemoval',
+  'export',
+] as const
 
 type Env = { Bindings: HttpBindings }
 
@@ -77,6 +85,7 @@ const UNARY: UnaryHandlers = {
   restore: (service, { name }) => service.restore(name),
   remove: (service, request) => service.remove(request),
   rename: (service, { from, to }) => nothing(service.rename(from, to)),
+  scrubStatus: (service) => service.scrubStatus(),
   upkeep: (service, { isPaused }) => service.upkeep(isPaused),
   resize: (service, request) => service.resize(request),
   hold: (service, { name, tag }) => nothing(service.hold(name, tag)),
@@ -117,6 +126,8 @@ const STREAMING: StreamingHandlers = {
     service.reclaim({ signal, progress: (progress) => answer.progress(progress) }),
   settle: (service, request, answer, signal) =>
     service.settle(request, { signal, progress: (progress) => answer.progress(progress) }),
+  scrub: (service, request, answer, signal) =>
+    service.scrub(request, { signal, progress: (progress) => answer.progress(progress) }),
   usage: (service, request, answer, signal) =>
     service.usage(request, { signal, progress: (progress) => answer.progress(progress) }),
   planRemoval: (service, request, answer, signal) => {

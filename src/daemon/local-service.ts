@@ -88,6 +88,9 @@ export class LocalService implements PoolService {
   rename(from: string, to: string): Promise<void> {
     return this.#pool.rename(from, to)
   }
+  scrubStatus(): Promise<shape.ScrubStatus> {
+    return this.#pool.scrubStatus()
+  }
   upkeep(isPaused: boolean | null): Promise<shape.UpkeepStatus> {
     return Promise.resolve(this.#pool.upkeep(isPaused))
   }
@@ -153,6 +156,13 @@ export class LocalService implements PoolService {
     call: LongCall<shape.UsageProgress>,
   ): Promise<shape.UsageReport> {
     return this.#pool.usage(request.by, call.signal, call.progress)
+  }
+
+  scrub(
+    request: shape.ScrubRequest,
+    call: LongCall<shape.ScrubProgress>,
+  ): Promise<shape.ScrubReport> {
+    return this.#pool.scrub(request, call.signal, call.progress)
   }
 
   settle(

@@ -52,6 +52,8 @@ export interface ServeOptions {
   warnPercent: number | null
   /** What is settled with when guests are idle; null: only when asked for. */
   idleCompression: Compression | null
+  /** Days between two scrubs that begin by themselves; null: only when asked for. */
+  scrubEveryDays: number | null
 }
 
 export interface Daemon {
@@ -133,6 +135,7 @@ function belowFilesystems(): void {
 function poolOptions(options: ServeOptions, log: ControlLog): OpenPoolOptions {
   return {
     idleCompression: options.idleCompression,
+    scrubEveryDays: options.scrubEveryDays,
     holder: `varve serve, process ${process.pid}`,
     ...(options.warnPercent === null ? {} : { warnPercent: options.warnPercent }),
     onFill: (fill, before, freeBytes) => reportFill(log, fill, before, freeBytes),

@@ -1,8 +1,9 @@
-/** The files of a simulated pool, kept to be laid out again and again, each time damaged otherwise. */
+/** The files of a simulated pool, to be laid out again and again, each time damaged otherwise. */
 import type { Io } from '../../src/io/io.ts'
 import { ioResult } from '../../src/io/io.ts'
 
 export const IMAGE_PAGE_BYTES = 4096
+const ZERO_PAGE = Buffer.alloc(IMAGE_PAGE_BYTES)
 const READ_BYTES = 256 * IMAGE_PAGE_BYTES
 
 export interface ImageFile {
@@ -71,8 +72,9 @@ async function readWhole(io: Io, path: string): Promise<ImageFile> {
     await ioResult((completion) => io.read(file, at, piece, READ_BYTES, completion, 0))
     for (let from = 0; from < READ_BYTES; from += IMAGE_PAGE_BYTES) {
       const start = piece + from
-      const bytes = Uint8Array.from(io.arena.memory.subarray(start, start + IMAGE_PAGE_BYTES))
-      if (bytes.some((byte) => byte !== 0)) pages.set((at + from) / IMAGE_PAGE_BYTES, bytes)
+      const bytes = io.arena.memory.subarray(start, start + IMAGE_PAGE_BYTES)
+      if (ZERO_PAGE.equals(bytes)) continue
+      pages.set((at + from) / IMAGE_PAGE_BYTES, Uint8Array.from(bytes))
     }
   }
   io.arena.free(piece, READ_BYTES)

@@ -99,6 +99,7 @@ async function mount(cli: Cli, command: Command, folder: string, options: Option
     fuse: request,
     warnPercent: null,
     idleCompression: 'lz4',
+    scrubEveryDays: 30,
   }
   await runDaemon(cli, serveOptions, { ...options, logLevel: 'info' })
 }

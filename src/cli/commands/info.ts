@@ -4,6 +4,7 @@ import type { PoolService } from '../../api/service.ts'
 import type {
   PoolInfo,
   PoolUsage,
+  ScrubStatus,
   ServeStatus,
   SnapshotInfo,
   Usage,
@@ -21,6 +22,7 @@ import type { OutputOptions } from '../output.ts'
 import { phaseWriter } from '../phases.ts'
 import { addProgressOption } from '../progress.ts'
 import type { ProgressMode } from '../progress.ts'
+import { scrubText } from '../scrub-text.ts'
 import { savingsText, signedSize, usageOf } from '../usage-columns.ts'
 import { interruptible, withService } from '../with-service.ts'
 
@@ -48,7 +50,8 @@ export function registerInfo(program: Command, cli: Cli): void {
         const isCounted = options.usage === true
         if (name === undefined) {
           const usage = isCounted ? (await count('volume')).pool : null
-          await showPool(cli, options, await service.info(), status, usage)
+          const scrub = await service.scrubStatus()
+          await showPool(cli, options, { pool: await service.info(), status, scrub, usage })
         } else {
           const disk = await findDisk(service, name)
           await showDisk(
@@ -104,10 +107,9 @@ function usageFields(usage: Usage, size: (bytes: number) => string): Fields {
 async function showPool(
   cli: Cli,
   options: OutputOptions,
-  pool: PoolInfo,
-  status: ServeStatus,
-  usage: PoolUsage | null,
+  told: { pool: PoolInfo; status: ServeStatus; scrub: ScrubStatus; usage: PoolUsage | null },
 ): Promise<void> {
+  const { pool, status, scrub, usage } = told
   const size = sizeWriter(options)
   const served = status.mode === 'daemon' ? `by process ${status.processId}` : 'no'
   const fields: Fields = [
@@ -125,6 +127,7 @@ async function showPool(
     ['full', fillText(pool.fill)],
     ['served', served],
     ['health', pool.failure ?? 'good'],
+    ['scrubbed', scrubText(scrub)],
   ]
   if (usage !== null) {
     fields.push(...usageFields(usage, size))
@@ -132,7 +135,7 @@ async function showPool(
     fields.push(['overhead', signedSize(usage.overheadBytes, size)])
     fields.push(['set aside', size(usage.reserveBytes)])
   }
-  const besides = { daemon: daemonOf(status), ...(usage === null ? {} : { usage }) }
+  const besides = { daemon: daemonOf(status), scrub, ...(usage === null ? {} : { usage }) }
   await writeRecord(cli, options, 'pool', pool, fields, besides)
   warnOfFill(cli, pool.fill)
 }

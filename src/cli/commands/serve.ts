@@ -10,6 +10,7 @@ import {
   addHelp,
   globalOptions,
   mustPoolPath,
+  parseDays,
   parsePercent,
   parseTcpAddress,
 } from '../arguments.ts'
@@ -38,6 +39,7 @@ interface Options extends OutputOptions {
   allowOther?: boolean
   warnAt?: number
   settle: 'idle' | 'off'
+  scrubEvery: number
   compression: Compression
   logLevel: string
 }
@@ -76,6 +78,7 @@ export function registerServe(program: Command, cli: Cli): void {
         .choices(['off', 'lz4', 'zstd'])
         .default('lz4'),
     )
+    .option('--scrub-every <days>', 'how often to verify everything; 0: never', parseDays, 30)
     .addOption(
       new Option('--log-level <level>', 'of the log on stderr')
         .choices(['error', 'warn', 'info', 'debug', 'silent'])
@@ -96,6 +99,7 @@ export function registerServe(program: Command, cli: Cli): void {
         fuse: fuseRequestOf(options),
         warnPercent: options.warnAt ?? null,
         idleCompression: options.settle === 'idle' ? options.compression : null,
+        scrubEveryDays: options.scrubEvery === 0 ? null : options.scrubEvery,
       }
       await runDaemon(cli, serveOptions, options)
     })

@@ -82,7 +82,7 @@ t.test('every command has help with examples and exit codes, and help exits 0', 
   const top = await run({ service }, '--help')
   t.equal(top.code, 0)
   const commands = [...top.out.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)? \[options\]/gm)]
-  t.equal(commands.length, 29)
+  t.equal(commands.length, 30)
   for (const [, name] of commands) {
     const { code, out } = await run({ service }, name, '--help')
     t.equal(code, 0, name)
@@ -168,7 +168,8 @@ t.test('info tells of the pool, a volume and a snapshot', async (t) => {
   t.match((await run(world, 'info', 'golden@v1', '-p')).out, /^size +10737418240$/m)
   t.equal((await run(world, 'info', 'golden@v2')).code, 3)
   const pool = JSON.parse((await run(world, 'info', '-o', 'json')).out) as object
-  t.strictSame(pool, { apiVersion: 1, pool: await world.service.info(), daemon: null })
+  const scrub = await world.service.scrubStatus()
+  t.strictSame(pool, { apiVersion: 1, pool: await world.service.info(), daemon: null, scrub })
 })
 
 t.test('tree draws clones under what they were cloned from', async (t) => {
@@ -359,4 +360,30 @@ t.test('what is not ours is said to be a bug, with its trace', async (t) => {
 
 t.test('a table without rows still has its header', async (t) => {
   t.equal(tableText([], [textColumn<string>('name', (row) => row)], {}), 'NAME\n')
+})
+
+t.test('scrub says what it found, whom it hits, and by its exit code what is lost', async (t) => {
+  const service = new FakeService()
+  t.match((await run({ service }, 'info')).out, /^scrubbed +.*nothing damaged\); every 30 days$/m)
+  const sound = await run({ service }, 'scrub', '--rate', '100M')
+  t.equal(sound.code, 0)
+  t.match(sound.out, /^64.0 MiB read; nothing damaged$/m)
+  t.strictSame(service.scrubRequests, [{ rateBytes: 100 * 2 ** 20 }])
+  const affected = [{ disk: 'web', offsetBytes: 8192, lengthBytes: 4096 }]
+  const at = { code: 'block-corrupt', message: 'bad', where: 'segment 3 slot 7', affected } as const
+  const counts = { foundCount: 2, healedCount: 1, lostCount: 1 }
+  const findings = [
+    { ...at, outcome: 'lost' as const },
+    { ...at, outcome: 'healed' as const, affected: [] },
+  ]
+  service.scrubReport = { ...service.scrubReport, ...counts, findings }
+  const hit = await run({ service }, 'scrub')
+  t.equal(hit.code, 2)
+  t.match(hit.out, /^lost: segment 3 slot 7: bad \(web at 8192 \+4096\)$/m)
+  t.match(hit.out, /2 damaged: 1 healed, 1 lost, 0 unused$/m)
+  const json = JSON.parse((await run({ service }, 'scrub', '-o', 'json')).out) as { scrub: object }
+  t.strictSame(json.scrub, service.scrubReport)
+  t.match((await run({ service }, 'scrub', '--status')).out, /^scrubbed: /)
+  t.equal((await run({ service }, 'scrub', '--pause', '--status')).code, 2)
+  t.equal((await run({ service }, 'scrub', '--rate', '0')).code, 2)
 })

@@ -14,6 +14,18 @@ export class FakeService implements PoolService {
   fill: shape.Fill = { state: 'ok', percent: 12, warnPercent: 85 }
   attached: shape.DeviceInfo[] = []
   readonly usageRequests: string[] = []
+  readonly scrubRequests: shape.ScrubRequest[] = []
+  scrubReport: shape.ScrubReport = {
+    startedMs: CREATED_MS,
+    endedMs: CREATED_MS + 60_000,
+    readBytes: 67108864,
+    foundCount: 0,
+    healedCount: 0,
+    lostCount: 0,
+    isResumed: false,
+    findings: [],
+    suppressedCount: 0,
+  }
   readonly mountRequests: shape.MountRequest[] = []
   #nextId = 1
 
@@ -276,6 +288,22 @@ export class FakeService implements PoolService {
   upkeep(isPaused: boolean | null): Promise<shape.UpkeepStatus> {
     const isNow = isPaused ?? false
     return Promise.resolve({ idle: 'lz4', isPaused: isNow, phase: null, done: 0, total: 0 })
+  }
+
+  scrubStatus(): Promise<shape.ScrubStatus> {
+    const { startedMs, endedMs, readBytes, foundCount, healedCount, lostCount } = this.scrubReport
+    const last = { startedMs, endedMs, readBytes, foundCount, healedCount, lostCount }
+    const none = { phase: null, done: 0, total: 0, isPaused: false, everyDays: 30, running: null }
+    return Promise.resolve({ ...none, last })
+  }
+
+  scrub(
+    request: shape.ScrubRequest,
+    call: LongCall<shape.ScrubProgress>,
+  ): Promise<shape.ScrubReport> {
+    this.scrubRequests.push(request)
+    call.progress?.({ phase: 'segments', done: 1, total: 2 })
+    return Promise.resolve(this.scrubReport)
   }
 
   async settle(
