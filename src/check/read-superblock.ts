@@ -2,10 +2,11 @@
 import type { Checksum } from '../base/checksum.ts'
 import { isZero, toHex } from '../base/bytes.ts'
 import { OperatingError } from '../base/errors.ts'
+import { unwritableFeatures, verifyReadable } from '../format/features.ts'
 import { FORMAT_VERSION, PAGE_SIZE_BYTES } from '../format/page.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
-import { REFUSE_FEATURES, SUPERBLOCK_FILE, decodeSuperblock } from '../format/superblock.ts'
+import { SUPERBLOCK_FILE, decodeSuperblock } from '../format/superblock.ts'
 import type { PoolReader } from './pool-reader.ts'
 import type { Findings } from './report.ts'
 
@@ -93,14 +94,10 @@ function judgeFields(superblock: Superblock, findings: Findings): void {
   const nonsense = (fact: string): void => {
     findings.errors.add('superblock-nonsense', WHERE, fact)
   }
-  if ((superblock.refuseFeatures & ~REFUSE_FEATURES) !== 0) {
-    throw new OperatingError('unsupported', 'the pool has features this program does not know', {
-      hint: 'check it with the version of Varve that wrote it',
-      details: { features: superblock.refuseFeatures },
-    })
-  }
-  if (superblock.readOnlyFeatures !== 0) {
-    const fact = `features ${superblock.readOnlyFeatures} are unknown; what they add is unchecked`
+  verifyReadable(superblock)
+  const unwritable = unwritableFeatures(superblock)
+  if (unwritable !== null) {
+    const fact = `the features of ${unwritable} are unknown; what they add is unchecked`
     findings.warnings.add('features-unknown', WHERE, fact)
   }
   if (superblock.generation < 1) nonsense('the generation is zero')

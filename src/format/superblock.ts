@@ -7,10 +7,9 @@
  *     12   4  flags: bit 0 = closed cleanly (nothing to replay)
  *     16  16  pool id, random at creation
  *     32   8  generation, from 1
- *     40   4  features that refuse opening when unknown: bit 0 = the log may hold
- *            operations `share` and entries `grow`; bit 1 = segments may be settled
- *     44   4  features that allow reading only when unknown
- *     48   4  features that may be ignored when unknown
+ *     40   4  features that refuse opening when unknown \
+ *     44   4  features that allow reading only            > see `features.ts`
+ *     48   4  features that may be ignored               /
  *     52   4  zero
  *     56   8  created, milliseconds since 1970
  *     64   8  capacity in bytes, 0 = the disk's
@@ -49,13 +48,6 @@ import {
 export const SUPERBLOCK_FILE = 'superblock'
 export const SUPERBLOCK_MAGIC = 'VARVESB1'
 const FLAG_CLEAN = 1
-
-/** The log may hold operations `share` and entries `grow`: volumes are files, too. */
-export const FEATURE_FILES = 1
-/** Segments may be settled. */
-export const FEATURE_SETTLED = 2
-/** What this build knows, and writes into every superblock: all that it may use. */
-export const REFUSE_FEATURES: number = FEATURE_FILES | FEATURE_SETTLED
 
 const FIELD = layout({
   magic: 8,

@@ -87,7 +87,7 @@ async function loadCatalogue(
     parts.push(decodePart(await readPart(store, at)))
   }
   if (parts.length > 0 && parts.at(-1)?.kind !== PartKind.full) {
-    throw catalogueCorrupt('its parts do not begin with a full one')
+    throw catalogueCorrupt('it does not begin with a full part')
   }
   for (const part of parts.reverse()) {
     for (const line of part.lines) catalogue.load(verifyLine(line))

@@ -2,14 +2,10 @@ import { assert, must } from '../base/assert.ts'
 import { isZero } from '../base/bytes.ts'
 import type { Checksum } from '../base/checksum.ts'
 import { CorruptionError, OperatingError } from '../base/errors.ts'
+import { verifyWritable } from '../format/features.ts'
 import { FORMAT_VERSION, PAGE_SIZE_BYTES } from '../format/page.ts'
 import type { Superblock } from '../format/superblock.ts'
-import {
-  REFUSE_FEATURES,
-  SUPERBLOCK_FILE,
-  decodeSuperblock,
-  encodeSuperblock,
-} from '../format/superblock.ts'
+import { SUPERBLOCK_FILE, decodeSuperblock, encodeSuperblock } from '../format/superblock.ts'
 import { allocateArena } from '../io/arena.ts'
 import type { Io, IoFile } from '../io/io.ts'
 import { ioResult } from '../io/io.ts'
@@ -152,7 +148,8 @@ export class SuperblockFile {
     }
     if (foreignVersion !== null) {
       throw new OperatingError('unsupported', `the pool has format ${foreignVersion}`, {
-        hint: `this build reads format ${FORMAT_VERSION}; use the build that wrote the pool`,
+        hint: `This build reads format ${FORMAT_VERSION}: use the version that wrote the pool.`,
+        details: { formatVersion: foreignVersion },
       })
     }
     if (this.#current === null) {
@@ -160,20 +157,7 @@ export class SuperblockFile {
         hint: 'run "varve check" on the pool',
       })
     }
-    this.#verifyFeatures(this.#current)
-  }
-
-  #verifyFeatures(superblock: Superblock): void {
-    const unknown = superblock.refuseFeatures & ~REFUSE_FEATURES
-    // Of those that allow reading this build knows none.
-    if (unknown === 0 && superblock.readOnlyFeatures === 0) return
-    throw new OperatingError('unsupported', 'the pool uses features this build does not know', {
-      hint: 'use the build that wrote the pool',
-      details: {
-        refuseFeatures: superblock.refuseFeatures,
-        readOnlyFeatures: superblock.readOnlyFeatures,
-      },
-    })
+    verifyWritable(this.#current)
   }
 
   #verify(result: number, verb: string): void {

@@ -34,13 +34,13 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     },
   },
   {
-    name: 'a node whose huge entry ends past the data',
+    name: 'a node that points into segment 0',
     target: 'node',
     executionCount: 60_000,
     plant: {
       module: '/format/node.js',
-      from: 'slot + slotCount > DATA_SLOT_END',
-      to: 'slot >= DATA_SLOT_END',
+      from: "return 'points into segment 0, which does not exist';",
+      to: 'return null;',
     },
   },
   {
