@@ -3,7 +3,9 @@
  * is setuid and passes the device's descriptor back over a socket (libfuse's `fusermount.c`).
  */
 import { spawn } from 'node:child_process'
-import { readFile, realpath, stat } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { open, readFile, readlink, realpath, stat } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { Errno, OperatingError } from '../../base/errors.ts'
 import { runHostTool, toolEnvironment } from '../../base/host-tool.ts'
 import type { ToolResult } from '../../base/host-tool.ts'
@@ -14,6 +16,8 @@ import { BODY_BYTES } from './slots.ts'
 import type { FuseMountOptions } from './transport.ts'
 
 export const DEVICE = '/dev/fuse'
+/** From fcntl.h: Node does not have it. */
+const O_PATH = 0o10000000
 export const DEVICE_HINT =
   'Load the kernel module with `modprobe fuse`; a container needs --device /dev/fuse.'
 /** What the kernel shows behind "fuse.". */
@@ -102,7 +106,37 @@ export async function attach(binding: Binding, options: FuseMountOptions): Promi
   return isRoot ? attachAsRoot(binding, options) : attachAsUser(binding, options)
 }
 
-function attachAsRoot(binding: Binding, options: FuseMountOptions): number {
+async function attachAsRoot(binding: Binding, options: FuseMountOptions): Promise<number> {
+  const folder = await openMountPoint(options.mountPath)
+  try {
+    return mountOn(binding, options, `/proc/self/fd/${folder.fd}`)
+  } finally {
+    await folder.close()
+  }
+}
+
+/**
+ * The folder itself. Root must not be led elsewhere by somebody who puts a link into the path after
+ * it was looked at: rejects `busy` when it no longer leads where it did.
+ */
+export async function openMountPoint(path: string): Promise<FileHandle> {
+  const flags = constants.O_DIRECTORY | constants.O_NOFOLLOW
+  let folder: FileHandle | null = null
+  try {
+    folder = await open(path, O_PATH | flags)
+    if ((await readlink(`/proc/self/fd/${folder.fd}`)) === path) return folder
+  } catch (cause) {
+    await folder?.close()
+    throw new OperatingError('io', `cannot mount at ${path}`, { cause })
+  }
+  await folder.close()
+  throw new OperatingError('busy', `${path} leads elsewhere than a moment ago`, {
+    hint: 'Name a folder in one that only root may change.',
+    details: { path },
+  })
+}
+
+function mountOn(binding: Binding, options: FuseMountOptions, target: string): number {
   const fd = binding.openDevice(DEVICE)
   if (fd < 0) {
     throw new OperatingError('unsupported', `${DEVICE} cannot be opened`, {
@@ -121,7 +155,7 @@ function attachAsRoot(binding: Binding, options: FuseMountOptions): number {
   if (options.allowOther) words.push('allow_other')
   const { sourceName, mountPath } = options
   const text = words.join(',')
-  const result = binding.mountFilesystem(sourceName, mountPath, FUSE_TYPE, text)
+  const result = binding.mountFilesystem(sourceName, target, FUSE_TYPE, text)
   if (result === 0) return fd
   binding.closeFd(fd)
   throw new OperatingError('io', `cannot mount at ${mountPath}`, {

@@ -7,6 +7,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
@@ -18,6 +19,7 @@ import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { openMountPoint } from '../../../src/export/fuse/mount-point.ts'
 import { makePrivateFolder } from '../../../src/image/private-folder.ts'
 import { BuddyArena } from '../../../src/io/buddy-arena.ts'
 import type { Io, OpenMode } from '../../../src/io/io.ts'
@@ -194,6 +196,24 @@ t.test('the mode is set on no file that has taken the place of the socket', asyn
   await t.rejects(setSocketMode(join(place, 'none'), 0o666), { code: 'not-found' })
   t.equal(modeOf(victim), 0o644)
   t.equal(modeOf(join(place, 'socket')), 0o600)
+})
+
+t.test('root mounts on the folder that was looked at, or not at all', async (t) => {
+  const place = realpathSync(scratch())
+  const victim = join(place, 'victim')
+  mkdirSync(join(victim, 'mnt'), { recursive: true })
+  mkdirSync(join(place, 'parent', 'mnt'), { recursive: true })
+  const path = join(place, 'parent', 'mnt')
+  const folder = await openMountPoint(path)
+  const { ino } = await folder.stat()
+  t.equal(ino, statSync(path).ino)
+  await folder.close()
+  renameSync(path, `${path}.away`)
+  symlinkSync(join(victim, 'mnt'), path)
+  await t.rejects(openMountPoint(path), { code: 'io' }, 'a link in its place')
+  renameSync(join(place, 'parent'), join(place, 'parent.away'))
+  symlinkSync(victim, join(place, 'parent'))
+  await t.rejects(openMountPoint(path), { code: 'busy' }, 'a link on the way')
 })
 
 t.test('what looks like the folder of a killed process is removed only if it is one', async (t) => {
