@@ -168,7 +168,7 @@ class SlowService extends FakeService {
 t.test('only so many requests are carried out at a time, on whatever connections', async (t) => {
   const service = new SlowService()
   const { path } = await setup(t, service)
-  const get = `GET ${API_PREFIX}/info HTTP/1.1\r\nhost: v\r\n\r\n`
+  const get = `GET ${API_PREFIX}/info HTTP/1.1\r\nhost: v\r\nconnection: close\r\n\r\n`
   const clients = Array.from({ length: 200 }, () => say(path, get, 3000))
   await sleep(1000)
   service.open()

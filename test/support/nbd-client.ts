@@ -25,7 +25,7 @@ export class NbdClient {
   readonly #pending: Map<number, Pending> = new Map()
   #received: Buffer[] = []
   #receivedBytes = 0
-  #wanted: { lengthBytes: number; resolve: (bytes: Buffer) => void } | null = null
+  #wanted: (Pick<Pending, 'reject' | 'resolve'> & { lengthBytes: number }) | null = null
   #nextCookie = 1
   #failure: Error | null = null
 
@@ -135,8 +135,8 @@ export class NbdClient {
 
   #take(lengthBytes: number): Promise<Buffer> {
     if (this.#failure !== null) return Promise.reject(this.#failure)
-    return new Promise((resolve) => {
-      this.#wanted = { lengthBytes, resolve }
+    return new Promise((resolve, reject) => {
+      this.#wanted = { lengthBytes, resolve, reject }
       this.#serve()
     })
   }
@@ -153,6 +153,8 @@ export class NbdClient {
 
   #fail(error: Error): void {
     this.#failure ??= error
+    this.#wanted?.reject(this.#failure)
+    this.#wanted = null
     for (const pending of this.#pending.values()) pending.reject(this.#failure)
     this.#pending.clear()
   }
