@@ -12,7 +12,7 @@ import { assert } from '../base/assert.ts'
 import { Errno, OperatingError } from '../base/errors.ts'
 import type { Prng } from '../base/prng.ts'
 import { SIM_PAGE_BYTES, SimFileData } from './sim-file.ts'
-import type { SimLossPolicy, SimSpace } from './sim-file.ts'
+import type { SimDoom, SimLossPolicy, SimSpace } from './sim-file.ts'
 
 /**
  * Something that goes wrong. It strikes operations on paths that contain `path` (empty: all),
@@ -22,7 +22,12 @@ export type SimFault = { path: string; skip: number; times: number } & (
   | { kind: 'write-error'; errno: number }
   | { kind: 'sync-error'; errno: number }
   | { kind: 'read-error'; errno: number; offsetBytes: number; lengthBytes: number }
+  /** A page of the write is answered for by the next sync, and then not what was written. */
+  | { kind: 'lost-write' | 'torn-write' | 'misdirected-write' }
 )
+
+type DoomKind = 'lost-write' | 'torn-write' | 'misdirected-write'
+const DOOM_KINDS: readonly DoomKind[] = ['lost-write', 'torn-write', 'misdirected-write']
 
 export interface SimCrashOptions {
   /** `power`: what was not synced is at the mercy of the seed; `process`: the page cache stays. */
@@ -77,7 +82,7 @@ function drawLoss(prng: Prng): SimLossPolicy {
 
 /** Calm synchronous state; when and whether its results are seen is the business of `SimIo`. */
 export class SimDisk {
-  readonly #prng: Prng
+  #prng: Prng
   readonly #trace: (line: string) => void
   readonly #space: SimSpace
   /** Where removed files are counted: without limit, and nobody asks. */
@@ -86,6 +91,11 @@ export class SimDisk {
   readonly #locks = new Map<string, string>()
   readonly #faults: SimFault[] = []
   #pendingNames: NameChange[] = []
+  /** How often faults of each kind have struck. */
+  readonly strikeCounts: Map<string, number> = new Map()
+  readonly #dooms = new Map<Uint8Array, { kind: DoomKind; path: string }>()
+  /** Pages damaged so far. */
+  damageCount = 0
 
   constructor(prng: Prng, capacityBytes: number, trace: (line: string) => void) {
     this.#prng = prng
@@ -104,6 +114,11 @@ export class SimDisk {
   /** Space comes and goes while the pool runs; below what is used, nothing new fits. */
   setCapacity(capacityBytes: number): void {
     this.#space.capacityPages = Math.floor(capacityBytes / SIM_PAGE_BYTES)
+  }
+
+  /** What the disk draws from now on comes from `prng`. */
+  reseed(prng: Prng): void {
+    this.#prng = prng
   }
 
   addFault(fault: SimFault): void {
@@ -129,25 +144,119 @@ export class SimDisk {
         continue
       }
       fault.times -= 1
-      this.#trace(`fault ${kind} errno=${fault.errno} ${path} at ${offsetBytes}+${lengthBytes}`)
-      return fault.errno
+      const errno = 'errno' in fault ? fault.errno : 0
+      this.#say(kind, `fault ${kind} errno=${errno} ${path} at ${offsetBytes}+${lengthBytes}`)
+      return errno === 0 ? 1 : errno
     }
     return 0
+  }
+
+  /** Faults that strike again and again, and have not yet done so for the last time. */
+  get hasFaults(): boolean {
+    return this.#faults.some((fault) => fault.times > 0)
+  }
+
+  /** Every file that running code sees, by its path. */
+  files(): Map<string, FileNode> {
+    const found = new Map<string, FileNode>()
+    const visit = (folder: FolderNode, path: string): void => {
+      for (const [name, node] of folder.entries) {
+        if (node.kind === 'folder') visit(node, `${path}/${name}`)
+        else found.set(`${path}/${name}`, node)
+      }
+    }
+    visit(this.#root, '')
+    return found
+  }
+
+  /** Puts `bytes` in the place of a page, as nobody asked; false where that cannot be. */
+  damage(kind: string, path: string, pageIndex: number, bytes: Uint8Array): boolean {
+    const { data } = this.openFile(path, 'write')
+    if (!data.damage(pageIndex, bytes)) return false
+    this.damageCount += 1
+    this.#say(kind, `${kind}: page ${pageIndex} of ${path} is not what was written`)
+    return true
+  }
+
+  /** Pages that are not what they should be, by path. */
+  damaged(): { path: string; pageIndex: number }[] {
+    return [...this.files()].flatMap(([path, { data }]) =>
+      data.damagedPages.map((pageIndex) => ({ path, pageIndex })),
+    )
+  }
+
+  /** Somebody was given bytes that are not what they should be. */
+  noteDamagedRead(): void {
+    this.strikeCounts.set('damaged-read', (this.strikeCounts.get('damaged-read') ?? 0) + 1)
+  }
+
+  /** Puts back what was damaged, also in files that a crash would bring back. */
+  heal(): void {
+    let pageCount = 0
+    const visit = (folder: FolderNode): void => {
+      for (const node of [...folder.entries.values(), ...folder.durableEntries.values()]) {
+        if (node.kind === 'folder') visit(node)
+        else pageCount += node.data.heal()
+      }
+    }
+    visit(this.#root)
+    if (pageCount > 0) this.#trace(`healed: ${pageCount} pages`)
+  }
+
+  #say(kind: string, line: string): void {
+    this.strikeCounts.set(kind, (this.strikeCounts.get(kind) ?? 0) + 1)
+    this.#trace(line)
   }
 
   /** Writes, struck or not; a struck write leaves a random part of itself behind. */
   write(node: FileNode, path: string, offsetBytes: number, bytes: Uint8Array): number {
     const errno = this.strike('write-error', path, offsetBytes, bytes.length)
-    if (errno === 0) return node.data.write(offsetBytes, bytes)
+    if (errno === 0) return this.#writeWhole(node, path, offsetBytes, bytes)
     node.data.write(offsetBytes, bytes.subarray(0, this.#prng.below(bytes.length + 1)))
     return -errno
+  }
+
+  #writeWhole(node: FileNode, path: string, offsetBytes: number, bytes: Uint8Array): number {
+    const kind = DOOM_KINDS.find(
+      (one) => this.#faults.length > 0 && this.strike(one, path, offsetBytes, bytes.length) !== 0,
+    )
+    if (kind === undefined) return node.data.write(offsetBytes, bytes)
+    const firstPage = Math.floor(offsetBytes / SIM_PAGE_BYTES)
+    const pageCount = Math.ceil((offsetBytes + bytes.length) / SIM_PAGE_BYTES) - firstPage
+    const pageIndex = firstPage + this.#prng.below(Math.max(1, pageCount))
+    const wrong = Uint8Array.from(node.data.page(pageIndex) ?? new Uint8Array(SIM_PAGE_BYTES))
+    const result = node.data.write(offsetBytes, bytes)
+    const written = node.data.page(pageIndex)
+    if (kind === 'torn-write' && written !== null) {
+      const keptBytes = 512 * this.#prng.between(1, SIM_PAGE_BYTES / 512 - 1)
+      wrong.set(written.subarray(0, keptBytes))
+    }
+    this.#dooms.set(wrong, { kind, path })
+    node.data.doom(pageIndex, wrong)
+    return result
+  }
+
+  /** A sync answers for what will not be there. */
+  #strikeDoomed(node: FileNode, { pageIndex, right, wrong }: SimDoom): void {
+    const doom = this.#dooms.get(wrong)
+    if (doom === undefined || Buffer.compare(right, wrong) === 0) return
+    this.#dooms.delete(wrong)
+    if (!node.data.damage(pageIndex, wrong)) return
+    this.damageCount += 1
+    this.#trace(`${doom.kind} revealed: page ${pageIndex} of ${doom.path}`)
+    if (doom.kind !== 'misdirected-write') return
+    const others = [...this.files()].filter(([, { data }]) => data.sizeBytes >= SIM_PAGE_BYTES)
+    const [path, { data }] = this.#prng.pick(others)
+    const pages = [...data.pageIndexes]
+    if (pages.length === 0) return
+    this.damage('misdirected-landing', path, this.#prng.pick(pages), Uint8Array.from(right))
   }
 
   /** Ends a sync of everything up to `sequence`. */
   sync(node: FileNode, path: string, sequence: number): number {
     const errno = this.strike('sync-error', path)
     if (errno === 0) {
-      node.data.commit(sequence)
+      for (const doom of node.data.commit(sequence)) this.#strikeDoomed(node, doom)
       return 0
     }
     node.data.failCommit(drawLoss(this.#prng), this.#prng)
@@ -234,6 +343,7 @@ export class SimDisk {
   /** Everything running is gone, and locks with it; in a power failure also what was not synced. */
   crash(options: SimCrashOptions): void {
     this.#locks.clear()
+    this.#dooms.clear()
     if (options.kind === 'process') {
       this.#trace('crash of the process: the page cache stays')
       return

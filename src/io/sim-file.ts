@@ -51,6 +51,14 @@ interface SizeChange {
 
 type SimChange = PageChange | PunchChange | SizeChange
 
+/** A page whose content a sync will answer for, and what the disk will make of it. */
+export interface SimDoom {
+  pageIndex: number
+  right: Uint8Array
+  wrong: Uint8Array
+  sequence: number
+}
+
 /** How much of what was not synced survives. */
 export interface SimLossPolicy {
   /** What is kept or lost as one: pages, or the sectors of a page (torn writes). */
@@ -96,6 +104,12 @@ export class SimFileData {
   readonly #pages = new Map<number, Uint8Array>()
   /** The durable page wherever it differs from the volatile one; null is a hole. */
   readonly #durable = new Map<number, Uint8Array | null>()
+  /** What damaged pages should be, null a hole. */
+  readonly #truth = new Map<number, Uint8Array | null>()
+  /** Damage under what was written or dropped since the last sync: a crash may bring it back. */
+  readonly #buried = new Map<number, { damaged: Uint8Array; truth: Uint8Array | null }>()
+  /** Pages that the next sync will answer for, and the disk will not keep. */
+  #doomed: SimDoom[] = []
   #sizeBytes = 0
   #durableSizeBytes = 0
   /** A failed sync left the file shorter on the disk than in the cache. */
@@ -214,12 +228,76 @@ export class SimFileData {
     return true
   }
 
-  /** Makes every change up to `sequence` durable. */
-  commit(sequence: number): void {
+  /** Makes every change up to `sequence` durable; returns the doomed pages that it answered for. */
+  commit(sequence: number): SimDoom[] {
     const kept = this.#pending.findIndex((change) => change.sequence > sequence)
     const done = kept === -1 ? this.#pending : this.#pending.slice(0, kept)
     this.#pending = kept === -1 ? [] : this.#pending.slice(kept)
     this.#makeDurable(done)
+    for (const pageIndex of this.#buried.keys()) {
+      if (!this.#durable.has(pageIndex)) this.#buried.delete(pageIndex)
+    }
+    if (this.#doomed.length === 0) return []
+    const struck = this.#doomed.filter((doom) => doom.sequence <= sequence)
+    this.#doomed = this.#doomed.filter((doom) => doom.sequence > sequence)
+    // What has been written anew since, or given back, was not lost.
+    return struck.filter(({ pageIndex, right }) => this.#pages.get(pageIndex) === right)
+  }
+
+  /** The page as running code sees it; null is a hole. */
+  page(pageIndex: number): Uint8Array | null {
+    return this.#pages.get(pageIndex) ?? null
+  }
+
+  get pageIndexes(): Iterable<number> {
+    return this.#pages.keys()
+  }
+
+  /** The next sync that covers what the page holds now will make it `wrong` instead. */
+  doom(pageIndex: number, wrong: Uint8Array): void {
+    const right = this.#pages.get(pageIndex)
+    if (right === undefined) return
+    this.#doomed.push({ pageIndex, right, wrong, sequence: this.sequenceLast })
+  }
+
+  /** Puts `bytes` in a page's place on the disk, as nobody asked; false where that cannot be. */
+  damage(pageIndex: number, bytes: Uint8Array): boolean {
+    const isInside = (pageIndex + 1) * SIM_PAGE_BYTES <= this.#sizeBytes
+    // What is still to be written will be written over it.
+    if (!isInside || this.#durable.has(pageIndex)) return false
+    const before = this.#pages.get(pageIndex) ?? null
+    if (before === null && this.#space.usedPages >= this.#space.capacityPages) return false
+    if (!this.#truth.has(pageIndex)) this.#truth.set(pageIndex, before)
+    this.#putPage(pageIndex, bytes)
+    // Damage upon damage may happen to mend it.
+    const truth = this.#truth.get(pageIndex) ?? ZERO_PAGE
+    if (Buffer.compare(truth, bytes) === 0) this.#truth.delete(pageIndex)
+    return true
+  }
+
+  /** Puts back what damage has changed; returns the number of pages. */
+  heal(): number {
+    const pageCount = this.#truth.size
+    const truths = [...this.#truth]
+    this.#truth.clear()
+    for (const [pageIndex, page] of truths) {
+      if (page === null) this.#dropPage(pageIndex)
+      else this.#putPage(pageIndex, page)
+    }
+    return pageCount
+  }
+
+  /** Pages that are not what they should be. */
+  get damagedPages(): number[] {
+    return [...this.#truth.keys()]
+  }
+
+  hasDamage(offsetBytes: number, lengthBytes: number): boolean {
+    for (const pageIndex of this.#truth.keys()) {
+      const start = pageIndex * SIM_PAGE_BYTES
+      if (start < offsetBytes + lengthBytes && start + SIM_PAGE_BYTES > offsetBytes) return true
+    }
+    return false
   }
 
   /**
@@ -229,6 +307,7 @@ export class SimFileData {
   failCommit(policy: SimLossPolicy, prng: Prng): void {
     const survivors = this.#survivors(policy, prng)
     this.#pending = []
+    this.#doomed = []
     this.#makeDurable(survivors)
     this.#isSizeLost = this.#durableSizeBytes < this.#sizeBytes
   }
@@ -247,6 +326,7 @@ export class SimFileData {
       if (keptBytes <= 0) this.#dropPage(pageIndex)
       else if (keptBytes < SIM_PAGE_BYTES) this.#pages.set(pageIndex, withZeroTail(page, keptBytes))
     }
+    if (this.#buried.size > 0) this.#unbury()
   }
 
   /** Turns over one bit in both views, as a decaying disk does. */
@@ -282,6 +362,7 @@ export class SimFileData {
     const bytes = new Uint8Array(SIM_PAGE_BYTES)
     if (under !== undefined && part.length < SIM_PAGE_BYTES) bytes.set(under)
     bytes.set(part, within)
+    if (this.#truth.size > 0) this.#writeTruth(pageIndex, within, part)
     const firstSector = Math.floor(within / SIM_SECTOR_BYTES)
     const endSector = Math.ceil((within + part.length) / SIM_SECTOR_BYTES)
     const sectors = (1 << endSector) - (1 << firstSector)
@@ -294,6 +375,44 @@ export class SimFileData {
       this.#pending.push({ kind: 'size', sequence: this.#takeSequence(), sizeBytes: endBytes })
     }
     return true
+  }
+
+  /** A write mends a damaged page as far as it reaches. */
+  #writeTruth(pageIndex: number, within: number, part: Uint8Array): void {
+    const truth = this.#truth.get(pageIndex)
+    if (truth === undefined) return
+    this.#bury(pageIndex)
+    if (part.length === SIM_PAGE_BYTES) return
+    const bytes = new Uint8Array(SIM_PAGE_BYTES)
+    if (truth !== null) bytes.set(truth)
+    bytes.set(part, within)
+    this.#truth.set(pageIndex, bytes)
+  }
+
+  #bury(pageIndex: number): void {
+    const truth = this.#truth.get(pageIndex)
+    const damaged = this.#pages.get(pageIndex)
+    if (truth === undefined) return
+    this.#truth.delete(pageIndex)
+    if (damaged !== undefined && !this.#buried.has(pageIndex)) {
+      this.#buried.set(pageIndex, { damaged, truth })
+    }
+  }
+
+  /** After a crash: damage whose overwriting was lost is there again, sector by sector. */
+  #unbury(): void {
+    for (const [pageIndex, { damaged, truth }] of this.#buried) {
+      const page = this.#pages.get(pageIndex)
+      if (page === undefined) continue
+      const right = Uint8Array.from(page)
+      for (let at = 0; at < SIM_PAGE_BYTES; at += SIM_SECTOR_BYTES) {
+        const end = at + SIM_SECTOR_BYTES
+        if (Buffer.compare(page.subarray(at, end), damaged.subarray(at, end)) !== 0) continue
+        right.set((truth ?? ZERO_PAGE).subarray(at, end), at)
+      }
+      if (Buffer.compare(page, right) !== 0) this.#truth.set(pageIndex, right)
+    }
+    this.#buried.clear()
   }
 
   /** Writing such a page again brings its length to the disk, too, as writeback does on Linux. */
@@ -326,6 +445,7 @@ export class SimFileData {
   }
 
   #dropPage(pageIndex: number): void {
+    this.#bury(pageIndex)
     if (!this.#pages.delete(pageIndex)) return
     if (this.#reserved[pageIndex] === 1) this.#reservedEmptyCount += 1
     else this.#space.usedPages -= 1

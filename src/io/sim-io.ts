@@ -26,10 +26,12 @@ import type {
   SocketAddress,
   TurnHook,
 } from './io.ts'
-import type { MessageDevice } from './messages.ts'
+import type { MessageDevice, MessageOwner } from './messages.ts'
 import { SimClock } from './sim-clock.ts'
 import { SimDisk } from './sim-disk.ts'
 import type { FileNode, SimCrashOptions, SimFault } from './sim-disk.ts'
+import { simMessagePair } from './sim-messages.ts'
+import type { SimMessagePeer } from './sim-messages.ts'
 import { simSocketPair } from './sim-socket.ts'
 import type { SimPeer } from './sim-socket.ts'
 
@@ -81,7 +83,7 @@ export class SimIo implements Io {
   /** Faults that struck and crashes, oldest first; shared with the worlds before and after. */
   readonly events: string[]
   #options: SimIoOptions
-  readonly #prng: Prng
+  #prng: Prng
   readonly #listeners = new Map<string, (socket: IoSocket) => void>()
   #hooks: TurnHook[] = []
   #isDead = false
@@ -200,6 +202,12 @@ export class SimIo implements Io {
     this.#options = { ...this.#options, brokenSync: true }
   }
 
+  /** Everything drawn from now on depends on `seed` alone: delays, losses, splits. */
+  reseed(seed: number): void {
+    this.#prng = new Prng(seed)
+    this.disk.reseed(this.#prng.fork())
+  }
+
   /** Multiplies every delay of the disk from now on. */
   setSlowness(factor: number): void {
     assert(factor > 0, 'slowness is a factor')
@@ -214,7 +222,7 @@ export class SimIo implements Io {
     const [socket, peer] = simSocketPair(
       {
         arena: this.arena,
-        prng: this.#prng,
+        below: (limit) => this.#prng.below(limit),
         splitChance: this.#options.splitChance ?? 0.5,
         later: (action) => this.#schedule(0.05, action),
       },
@@ -241,6 +249,7 @@ export class SimIo implements Io {
       const errno = this.disk.strike('read-error', path, offsetBytes, lengthBytes)
       const target = this.arena.memory.subarray(arenaOffset, arenaOffset + lengthBytes)
       const result = errno === 0 ? node.data.read(offsetBytes, target) : -errno
+      if (node.data.hasDamage(offsetBytes, lengthBytes)) this.disk.noteDamagedRead()
       this.#trace('read', path, offsetBytes, lengthBytes, result)
       completion.ioComplete(tag, result)
     })
@@ -398,6 +407,12 @@ export class SimIo implements Io {
 
   openMessages(): MessageDevice | null {
     return null
+  }
+
+  /** A device of messages, and the end that a test's kernel holds. */
+  openKernel(owner: MessageOwner): [MessageDevice, SimMessagePeer] {
+    const later = (action: () => void): void => this.#schedule(0.05, action)
+    return simMessagePair({ arena: this.arena, later }, owner)
   }
 
   nowMs(): number {

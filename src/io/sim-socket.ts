@@ -17,7 +17,7 @@ const WINDOW_BYTES = 256 * 1024
 export interface SimSocketWorld {
   readonly arena: Arena
   /** A whole number from 0 to `limit - 1`, drawn from the seed. */
-  below(limit: number): number
+  readonly below: (limit: number) => number
   /** Chance that a receive gets only a part of what is there. */
   readonly splitChance: number
   /** Runs `action` after a random delay, in a turn of the loop. */

@@ -10,13 +10,20 @@ import { COMMON_BLOCK_COUNT, SECTORS_PER_BLOCK, commonStamp } from './stamps.ts'
 const RUN_COUNT_MAX = 64
 
 export class Contents {
-  readonly #prng: Prng
+  readonly #step: () => Prng
   readonly #newStamp: () => number
+  readonly #repeatWeight: number
   readonly #runs: Uint32Array[] = []
 
-  constructor(prng: Prng, newStamp: () => number) {
-    this.#prng = prng
+  /** `step`: what the step under way draws from. `repeatWeight`: of what is new, 4. */
+  constructor(step: () => Prng, newStamp: () => number, repeatWeight: number) {
+    this.#step = step
     this.#newStamp = newStamp
+    this.#repeatWeight = repeatWeight
+  }
+
+  get #prng(): Prng {
+    return this.#step()
   }
 
   /** Stamps for `blockCount` blocks. */
@@ -28,7 +35,7 @@ export class Contents {
   }
 
   #draw(blockCount: number): Uint32Array {
-    const kind = this.#prng.weighted([4, 3, 5, 1])
+    const kind = this.#prng.weighted([4, 3, this.#repeatWeight, 1])
     if (kind === 2 && this.#runs.length > 0) return this.#repeat(blockCount)
     if (kind === 3) return new Uint32Array(blockCount * SECTORS_PER_BLOCK)
     const first = kind === 1 ? this.#prng.below(COMMON_BLOCK_COUNT) : -1

@@ -44,6 +44,11 @@ export class Coverage {
   chainCount = 0
   duplicateCount = 0
 
+  /** Every count by its name. */
+  counts(): Record<string, number> {
+    return Object.fromEntries(Object.entries(this) as [string, number][])
+  }
+
   addReport(report: ReclaimReport): void {
     this.runCount += 1
     this.deletedCount += report.deletedSegmentCount

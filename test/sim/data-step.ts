@@ -6,9 +6,12 @@ import { Errno } from '../../src/base/errors.ts'
 import type { Prng } from '../../src/base/prng.ts'
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
 import { WRITE_FUA, ZERO_NO_HOLE } from '../../src/export/target.ts'
-import type { ExportTarget, TargetCompletion } from '../../src/export/target.ts'
+import type { TargetCompletion } from '../../src/export/target.ts'
 import type { Arena } from '../../src/io/arena.ts'
 import type { Contents } from './contents.ts'
+import { UNANSWERED } from './guest.ts'
+import type { Guest } from './guest.ts'
+import { isSameBlock } from './model.ts'
 import type { Geometry, History, ModelVolume, Step, Window } from './model.ts'
 import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp, writeStamp } from './stamps.ts'
 
@@ -18,8 +21,10 @@ export interface DataContext {
   prng: Prng
   arena: Arena
   history: History
-  /** An open target of a volume. */
-  target(volume: string): ExportTarget
+  /** A client of a volume. */
+  guest(volume: string): Guest
+  /** Something is damaged: a read may give an error. */
+  mayFailToRead(): boolean
   contents: Contents
   log: (line: string) => void
 }
@@ -58,6 +63,12 @@ export class DataStep implements TargetCompletion {
   /** The first bad answer other than "no space". */
   failure = 0
   noSpaceCount = 0
+  requestCount = 0
+  writtenBytes = 0
+  refusedReadCount = 0
+  /** Changes whose client died before they were answered. */
+  readonly #unanswered: Request[] = []
+  unansweredCount = 0
   violation: SimViolation | null = null
 
   constructor(context: DataContext) {
@@ -110,13 +121,40 @@ export class DataStep implements TargetCompletion {
     request.result = result
     this.#pendingCount -= 1
     this.#context.log(`  ${tag} ${request.kind} = ${result}`)
-    if (request.kind === 'read') this.#judgeRead(request, tag)
+    if (result === UNANSWERED) this.#noteUnanswered(request)
+    else if (request.kind === 'read') this.#judgeRead(request, tag)
     else if (request.kind === 'flush') this.#noteFlush(request)
     else this.#noteChange(request)
     if (request.arenaOffset >= 0) {
       this.#context.arena.free(request.arenaOffset, request.lengthBytes)
     }
     if (this.#pendingCount === 0) this.#onIdle?.()
+  }
+
+  /** Volumes with changes of which it is open whether they have happened. */
+  get unansweredVolumes(): string[] {
+    return [...new Set(this.#unanswered.map(({ volume }) => volume))]
+  }
+
+  /** What a volume shows now that nobody works on unanswered requests any more. */
+  resolve(volume: string, found: Uint32Array): void {
+    const before = (this.step.before.get(volume) as ModelVolume).sectors
+    const sectors = this.#mutable(volume)
+    for (const { ranges } of this.#unanswered.filter((request) => request.volume === volume)) {
+      for (const block of ranges.flatMap((range) => [...modelBlocksOf(range)])) {
+        if (isSameBlock(sectors, found, block)) continue
+        if (!isSameBlock(before, found, block)) {
+          this.#complain(`unanswered change of ${volume} model block ${block}: neither old nor new`)
+        }
+        const start = block * SECTORS_PER_BLOCK
+        sectors.set(found.subarray(start, start + SECTORS_PER_BLOCK), start)
+      }
+    }
+  }
+
+  #noteUnanswered(request: Request): void {
+    this.unansweredCount += 1
+    if (request.kind !== 'read' && request.kind !== 'flush') this.#unanswered.push(request)
   }
 
   /** Nothing was changed by this step. */
@@ -202,6 +240,7 @@ export class DataStep implements TargetCompletion {
     if (ranges.length === 0 || this.#isBusy(volume, ranges)) return null
     const last = geometry.windows[ranges.length - 1]
     const lengthBytes = (last.startBlock + last.blockCount) * BLOCK_SIZE_BYTES
+    if (lengthBytes > this.#context.guest(volume).rangeBytesMax) return null
     return {
       kind: 'trim',
       volume,
@@ -223,7 +262,9 @@ export class DataStep implements TargetCompletion {
   /** Hands the request to the target; a wide trim starts at 0, others where their range lies. */
   #start(request: Request, tag: number): void {
     const { prng, log } = this.#context
-    const target = this.#context.target(request.volume)
+    const target = this.#context.guest(request.volume)
+    this.requestCount += 1
+    if (request.kind === 'write') this.writtenBytes += request.lengthBytes
     const offsetBytes = this.#offsetOf(request)
     const { lengthBytes, arenaOffset } = request
     const flags = request.isFua ? WRITE_FUA : 0
@@ -335,6 +376,10 @@ export class DataStep implements TargetCompletion {
 
   /** A read shows each block as before or as after the step; answered changes it must show. */
   #judgeRead(request: Request, tag: number): void {
+    if (request.result === -Errno.EIO && this.#context.mayFailToRead()) {
+      this.refusedReadCount += 1
+      return
+    }
     if (request.result !== 0) {
       this.#complain(`read ${tag} gave ${request.result}`)
       return

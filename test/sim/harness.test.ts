@@ -1,7 +1,7 @@
 /** The harness itself: it must pass what is sound and catch what is not. */
 import t from 'tap'
 import { runPoolSim } from './pool-sim.ts'
-import type { StepKind } from './pool-sim.ts'
+import type { StepKind } from './script.ts'
 import { toyMaker } from './toy-pool.ts'
 import type { ToyMistake } from './toy-pool.ts'
 

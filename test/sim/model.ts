@@ -26,7 +26,7 @@
  * required, as no flush has covered it, but what comes later implies it like any earlier step.
  */
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
-import { SECTORS_PER_BLOCK, SECTOR_BYTES } from './stamps.ts'
+import { SECTORS_PER_BLOCK, SECTOR_BYTES, STAMP_UNREADABLE } from './stamps.ts'
 
 export interface Window {
   /** First block in the disk's address space. */
@@ -120,8 +120,10 @@ export function withoutVolume(state: ModelState, name: string): ModelState {
   return rest
 }
 
-function isSameBlock(left: Uint32Array, right: Uint32Array, block: number): boolean {
+/** Whether what was found is what is expected; a block that cannot be read may be anything. */
+export function isSameBlock(left: Uint32Array, right: Uint32Array, block: number): boolean {
   const start = block * SECTORS_PER_BLOCK
+  if (right[start] === STAMP_UNREADABLE) return true
   for (let index = start; index < start + SECTORS_PER_BLOCK; index += 1) {
     if (left[index] !== right[index]) return false
   }
@@ -215,10 +217,28 @@ function findFrontierFault(step: Step, found: ModelState): string | null {
   return null
 }
 
+/** Blocks that could not be read. */
+export function countUnreadable(state: ModelState): number {
+  let count = 0
+  for (const { sectors, snapshots } of state.values()) {
+    for (const content of [sectors, ...snapshots.map((snapshot) => snapshot.sectors)]) {
+      for (let at = 0; at < content.length; at += SECTORS_PER_BLOCK) {
+        if (content[at] === STAMP_UNREADABLE) count += 1
+      }
+    }
+  }
+  return count
+}
+
 /** The steps since the last state that is known to be durable whole. */
 export class History {
   #base: ModelState = new Map()
   #steps: Step[] = []
+  /**
+   * The last recovery left open what happened, and the history is as it was: blocks of the step
+   * it ended in cannot be read.
+   */
+  isUnclear = false
 
   /** The state when every step has had its effect. */
   get latest(): ModelState {
@@ -227,6 +247,30 @@ export class History {
 
   get length(): number {
     return this.#steps.length
+  }
+
+  /** What was found, where it could be read; elsewhere what it should be, if that is clear. */
+  #withoutGaps(step: Step, found: ModelState): ModelState {
+    if (countUnreadable(found) === 0) return found
+    if (step.kind === 'control') {
+      const isAfter = findDifference(step.after, found) === null
+      const isBefore = findDifference(step.before, found) === null
+      this.isUnclear ||= isAfter && isBefore
+      return isAfter ? step.after : step.before
+    }
+    const whole = new Map(step.after)
+    for (const [name, after] of step.after) {
+      const sectors = Uint32Array.from((found.get(name) as ModelVolume).sectors)
+      const before = (step.before.get(name) as ModelVolume).sectors
+      for (let block = 0; block * SECTORS_PER_BLOCK < sectors.length; block += 1) {
+        const start = block * SECTORS_PER_BLOCK
+        if (sectors[start] !== STAMP_UNREADABLE) continue
+        this.isUnclear ||= !isSameBlock(after.sectors, before, block)
+        sectors.set(after.sectors.subarray(start, start + SECTORS_PER_BLOCK), start)
+      }
+      whole.set(name, { ...after, sectors })
+    }
+    return whole
   }
 
   /** Begins a step; its `after` may still be set while it runs. */
@@ -261,13 +305,16 @@ export class History {
    */
   adopt(found: ModelState): string | null {
     if (this.#steps.length === 0) return findDifference(this.#base, found)
+    this.isUnclear = false
     const complaints: string[] = []
     for (let index = this.#steps.length - 1; index >= 0; index -= 1) {
       const step = this.#steps[index]
       const fault = findFrontierFault(step, found)
       if (fault === null) {
+        const after = this.#withoutGaps(step, found)
+        if (this.isUnclear) return null
         this.#steps = this.#steps.slice(0, index + 1)
-        this.#steps[index] = { ...step, after: found }
+        this.#steps[index] = { ...step, after }
         return null
       }
       complaints.push(`frontier "${step.title}": ${fault}`)

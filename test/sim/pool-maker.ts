@@ -8,8 +8,11 @@ import { openChecksum } from '../../src/io/open-io.ts'
 import { tryLoadBinding } from '../../src/native/binding.ts'
 import { inlineCodecs } from '../../src/native/native-codecs.ts'
 import { Pool } from '../../src/pool/pool.ts'
-import { walkPool } from './pool-walk.ts'
+import type { Compression } from '../../src/pool/types.ts'
+import { tailSegment, walkPool } from './pool-walk.ts'
 import type { PoolMaker } from './pool-under-test.ts'
+
+const IDLE_COMPRESSIONS: readonly (Compression | null)[] = [null, null, 'lz4', 'zstd', 'off']
 
 export const PATH = '/pool'
 
@@ -25,18 +28,21 @@ export async function poolMaker(prng: Prng): Promise<PoolMaker> {
   const damage: string[] = []
   const options = {
     holder: 'simulation',
-    nodeCacheBytes: prng.pick([64 * KIB, 64 * MIB]),
-    checksumCacheBytes: prng.pick([256 * KIB, 32 * MIB]),
-    frameCacheBytes: prng.pick([KIB, 8 * MIB]),
-    dedupIndexBytes: prng.pick([KIB, 32 * MIB]),
+    nodeCacheBytes: prng.pick([64 * KIB, MIB]),
+    checksumCacheBytes: prng.pick([256 * KIB, 8 * MIB]),
+    frameCacheBytes: prng.pick([KIB, MIB]),
+    dedupIndexBytes: prng.pick([KIB, 4 * MIB]),
     codecs: openCodecs(),
     onDamage: (segment: number, slot: number, fact: string): void => {
       damage.push(`${segment}:${slot} ${fact}`)
     },
+    idleCompression: prng.pick(IDLE_COMPRESSIONS),
     checkpointTailBytes: prng.pick([64 * KIB, MIB, 8 * MIB, 256 * MIB]),
   }
   return {
     damage,
+    isIdleSettling: options.idleCompression !== null,
+    tailSegment: (disk) => tailSegment(disk, checksum, PATH),
     create: async (io) => {
       await Pool.create(io, checksum, PATH)
       await io.syncDirectory('/')

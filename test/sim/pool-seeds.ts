@@ -8,13 +8,18 @@ import { Coverage, watchPool } from './coverage.ts'
 import { poolMaker } from './pool-maker.ts'
 import { runPoolSim } from './pool-sim.ts'
 import type { PoolSimReport } from './pool-sim.ts'
+import { addCounts, newReport } from './report.ts'
+import type { SimReport } from './report.ts'
+import type { Script } from './script.ts'
 
 export const SUITE_SEED_COUNT = 1000
 /** Seven times what a half of the seeds takes on a quiet core. */
 export const SUITE_TIMEOUT_MS = 600_000
 
 const STEP_COUNT = 80
-const arenaMemory = Buffer.allocUnsafeSlow(16 * 1024 * 1024)
+/** A mounted filesystem takes 64 MiB of it; what nobody uses is never touched. */
+const ARENA_BYTES = 128 * 1024 * 1024
+const arenaMemory = Buffer.allocUnsafeSlow(ARENA_BYTES)
 
 export interface SeedRange {
   first: number
@@ -23,53 +28,43 @@ export interface SeedRange {
   stride: number
 }
 
-/** A seed on a disk whose syncs lie: must be caught, by this seed or another. */
-export async function runCanary(seed: number): Promise<PoolSimReport> {
-  return run(seed, false, true, new Coverage())
-}
-
-export interface SeedsReport extends PoolSimReport {
+export interface SeedsReport extends SimReport {
   coverage: Coverage
 }
 
 /**
- * Runs a range up to the first failure, every third seed with faults; `seedPassed` hears of each
- * that passes. Rejects with what is needed to repeat the seed.
+ * Runs a range up to the first failure; `seedPassed` hears of each that passes. Rejects with what
+ * is needed to repeat the seed.
  */
 export async function runSeeds(
   range: SeedRange,
-  seedPassed: (seed: number) => void,
+  seedPassed: (seed: number, report: PoolSimReport) => void,
 ): Promise<SeedsReport> {
   const coverage = new Coverage()
   const unwatch = watchPool(coverage)
   try {
-    return { ...(await runAll(range, seedPassed, coverage)), coverage }
+    const total = newReport()
+    for (let seed = range.first; seed <= range.last; seed += range.stride) {
+      const report = await runSeed({ seed, coverage })
+      addCounts(total, report)
+      seedPassed(seed, report)
+    }
+    return { ...total, coverage }
   } finally {
     unwatch()
   }
 }
 
-async function runAll(
-  range: SeedRange,
-  seedPassed: (seed: number) => void,
-  coverage: Coverage,
-): Promise<PoolSimReport> {
-  const total = { stepCount: 0, crashCount: 0, turnCount: 0, failureCount: 0, noSpaceCount: 0 }
-  for (let seed = range.first; seed <= range.last; seed += range.stride) {
-    const report = await run(seed, seed % 3 === 0, false, coverage)
-    for (const key of Object.keys(total) as (keyof PoolSimReport)[]) total[key] += report[key]
-    seedPassed(seed)
-  }
-  return total
+export interface RunSeedOptions {
+  seed: number
+  coverage?: Coverage
+  brokenSync?: boolean
+  steps?: Script['steps']
+  isTraced?: boolean
 }
 
-async function run(
-  seed: number,
-  faults: boolean,
-  brokenSync: boolean,
-  coverage: Coverage,
-): Promise<PoolSimReport> {
-  const maker = await poolMaker(new Prng(seed).fork())
-  const stepCount = STEP_COUNT
-  return runPoolSim(maker, { seed, stepCount, brokenSync, faults, arenaMemory, coverage })
+export async function runSeed(options: RunSeedOptions): Promise<PoolSimReport> {
+  const maker = await poolMaker(new Prng(options.seed).fork())
+  const common = { stepCount: STEP_COUNT, brokenSync: false, faults: true, arenaMemory }
+  return runPoolSim(maker, { ...common, ...options })
 }

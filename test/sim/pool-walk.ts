@@ -81,6 +81,18 @@ export interface PoolWalk {
   excessBytes: number
 }
 
+/** The segment of the newest superblock that can be read; 0 when none can. */
+export function tailSegment(disk: SimDisk, checksum: Checksum, path: string): number {
+  const { data } = disk.openFile(`${path}/superblock`, 'read')
+  const found = [0, 1].flatMap((page) => {
+    const bytes = data.page(page)
+    const verdict = bytes === null ? null : decodeSuperblock(bytes, checksum)
+    return verdict?.kind === 'valid' ? [verdict.superblock] : []
+  })
+  found.sort((left, right) => right.generation - left.generation)
+  return found.length === 0 ? 0 : found[0].position.segment
+}
+
 /** Throws for what no pool writes. */
 export function walkPool(
   disk: SimDisk,

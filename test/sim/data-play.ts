@@ -1,0 +1,85 @@
+/** Steps on data: requests in flight together, clients that die among them, whole segments. */
+import { DataStep, SimViolation } from './data-step.ts'
+import type { DataKind } from './data-step.ts'
+import { geometryByName, readDisk } from './pool-under-test.ts'
+import { DATA_KINDS } from './script.ts'
+import type { World } from './world.ts'
+
+/** Some random requests of `kinds`. */
+export async function playData(
+  world: World,
+  kinds: readonly DataKind[],
+  requestCount: number,
+): Promise<void> {
+  const { prng, traits } = world
+  const names = [...world.history.latest.keys()]
+  if (names.length === 0) return
+  world.note('data step')
+  const step = newStep(world)
+  const weights = DATA_KINDS.map((kind, index) =>
+    kinds.includes(kind) ? (kinds.length === 1 ? 1 : traits.dataWeights[index]) : 0,
+  )
+  const deathAt = prng.chance(traits.deathChance) ? prng.below(requestCount + 1) : -1
+  for (let index = 0; index < requestCount; index += 1) {
+    step.issue(DATA_KINDS[prng.weighted(weights)], prng.pick(names))
+    // Some are issued in one turn, some while earlier ones are on their way.
+    if (prng.chance(0.3)) await world.drive(world.turns(prng.between(1, 6)))
+    if (index === deathAt) world.kill()
+  }
+  if (deathAt === requestCount) world.kill()
+  await endStep(world, step)
+  if (deathAt >= 0) await world.quiet()
+}
+
+/** Enough megabytes to end a segment. */
+export async function playFill(world: World): Promise<void> {
+  const name = [...world.history.latest.keys()].find((one) => one.startsWith('b'))
+  if (name === undefined) return
+  world.note('fill')
+  for (let count = world.prng.between(8, 70); count > 0; count -= 1) {
+    const step = newStep(world)
+    step.issueFill(name)
+    await endStep(world, step)
+    if (world.hasFailed) return
+  }
+}
+
+function newStep(world: World): DataStep {
+  return new DataStep({
+    prng: world.prng,
+    arena: world.io.arena,
+    history: world.history,
+    guest: (volume) => world.guest(volume),
+    mayFailToRead: () => world.isTainted,
+    contents: world.contents,
+    log: (line) => world.note(line),
+  })
+}
+
+async function endStep(world: World, step: DataStep): Promise<void> {
+  const { report } = world
+  await world.drive(step.whenIdle())
+  if (step.unansweredCount > 0) await resolveUnanswered(world, step)
+  if (step.violation !== null) throw step.violation
+  if (step.isEmpty) world.history.cancel(step.step)
+  report.operationCount += step.requestCount
+  report.writtenBytes += step.writtenBytes
+  report.unansweredCount += step.unansweredCount
+  report.refusedReadCount += step.refusedReadCount
+  report.noSpaceCount += step.noSpaceCount
+  if (step.noSpaceCount > 0 && !world.traits.hasErrors) throw new SimViolation('no space: why?')
+  if (step.failure !== 0) world.noteFailure(`errno ${-step.failure}`)
+}
+
+/** Once the servers have let go of the dead, what they asked has happened or never will. */
+async function resolveUnanswered(world: World, step: DataStep): Promise<void> {
+  await world.quiet()
+  if (world.isTainted && step.unansweredVolumes.length > 0) world.heal()
+  for (const volume of step.unansweredVolumes) {
+    const geometry = geometryByName(volume)
+    const found = await world.drive(
+      readDisk(world.io, world.mustPool(), volume, geometry, world.isTainted),
+    )
+    step.resolve(volume, found)
+  }
+}

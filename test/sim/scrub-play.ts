@@ -1,0 +1,94 @@
+/**
+ * Scrubs: without damage they find nothing; of damage that was there when they began nothing is
+ * passed over, and where they say that nothing is lost, everything can be read.
+ */
+import { VarveError } from '../../src/base/errors.ts'
+import { PAGE_SIZE_BYTES } from '../../src/format/page.ts'
+import { FOOTER_SLOT } from '../../src/format/segment.ts'
+import type { ScrubFinding, ScrubReport } from '../../src/pool/types.ts'
+import { SimViolation } from './data-step.ts'
+import { countUnreadable, findDifference } from './model.ts'
+import { readState } from './pool-under-test.ts'
+import { joinMaintenance } from './upkeep-play.ts'
+import type { World } from './world.ts'
+
+const SEALED_BYTES: number = (FOOTER_SLOT + 1) * PAGE_SIZE_BYTES
+
+export async function playScrub(world: World): Promise<void> {
+  await joinMaintenance(world)
+  if (world.hasFailed) return
+  const { prng } = world
+  const controller = new AbortController()
+  if (prng.chance(0.25)) world.io.setTimer(prng.below(50), () => controller.abort())
+  world.note('scrub')
+  const before = placesOf(world)
+  try {
+    const work = world.mustPool().scrub({ rateBytes: null }, controller.signal)
+    await judgeScrub(world, await world.drive(work), before)
+  } catch (error) {
+    if (!(error instanceof VarveError)) throw error
+    // The pool's own run, when guests were idle.
+    if (error.code === 'busy' || (error.code === 'canceled' && controller.signal.aborted)) return
+    world.judgeFault(error)
+  }
+}
+
+async function judgeScrub(world: World, found: ScrubReport, before: Set<string>): Promise<void> {
+  const { report } = world
+  report.scrubCount += 1
+  report.scrubFoundCount += found.foundCount
+  report.scrubHealedCount += found.healedCount
+  world.note(`  read ${found.readBytes} bytes, found ${found.foundCount}`)
+  for (const { where, outcome, message } of found.findings) {
+    world.note(`  ${where} ${outcome}: ${message}`)
+  }
+  const wrong = found.findings.find((finding) => !isOfCrash(finding))
+  if (!world.isTainted && wrong !== undefined) {
+    throw new SimViolation(`a scrub found damage where none is: ${wrong.message}`)
+  }
+  const left = [...placesOf(world)].filter((place) => before.has(place))
+  if (found.foundCount === 0 && left.length > 0 && !found.isResumed) {
+    throw new SimViolation(`a scrub found nothing, and there is ${left[0]}`)
+  }
+  if (found.lostCount > 0) world.fence()
+  else if (!world.isFenced && !world.io.disk.hasFaults) await verifyWhole(world, before)
+}
+
+/** What a power cut leaves, too: half a superblock page, half a seal. */
+function isOfCrash({ code, outcome, message }: ScrubFinding): boolean {
+  const isSeal = outcome === 'healed' && message.startsWith('opening the pool')
+  // Of a segment that nobody needs and the next reclaim removes: an import that came to nothing.
+  const isLeft = outcome === 'unused' && code === 'segment-footer-corrupt'
+  return code === 'superblock-torn' || isSeal || isLeft
+}
+
+/** Nothing is lost, says the scrub: then all of it can be read, damaged places or not. */
+async function verifyWhole(world: World, before: Set<string>): Promise<void> {
+  const state = await world.drive(readState(world.io, world.mustPool(), true))
+  const isNew = [...placesOf(world)].some((place) => !before.has(place))
+  if (isNew) return
+  const count = countUnreadable(state)
+  if (count > 0) throw new SimViolation(`a scrub says nothing is lost, and ${count} blocks are`)
+  const fault = findDifference(world.history.latest, state)
+  if (fault !== null) throw new SimViolation(`after a scrub the pool differs: ${fault}`)
+}
+
+/**
+ * Damaged pages of sealed segments; of others, only their records are looked at, by readers. Where
+ * there are zeros now there may have been a hole, for all that can be told.
+ */
+function placesOf(world: World): Set<string> {
+  const { disk } = world.io
+  const files = disk.files()
+  const isSealed = (path: string): boolean =>
+    (files.get(path)?.data.sizeBytes ?? 0) >= SEALED_BYTES && path.endsWith('.seg')
+  const isZero = (path: string, pageIndex: number): boolean =>
+    files
+      .get(path)
+      ?.data.page(pageIndex)
+      ?.every((byte) => byte === 0) ?? true
+  const damaged = disk
+    .damaged()
+    .filter(({ path, pageIndex }) => isSealed(path) && !isZero(path, pageIndex))
+  return new Set(damaged.map(({ path, pageIndex }) => `${path} page ${pageIndex}`))
+}

@@ -1,0 +1,22 @@
+/** One of the processes of `jobs.ts`: runs the seeds that it is given, and tells what came of each. */
+import { Coverage, watchPool } from './coverage.ts'
+import type { SeedOutcome } from './jobs.ts'
+import { runSeed } from './pool-seeds.ts'
+
+function tell(outcome: SeedOutcome): void {
+  process.send?.(outcome)
+}
+
+process.on('message', (seed: number) => {
+  const coverage = new Coverage()
+  const unwatch = watchPool(coverage)
+  void runSeed({ seed, coverage })
+    .then(
+      (report) => tell({ kind: 'passed', seed, report, coverage: coverage.counts() }),
+      (error: unknown) => {
+        tell({ kind: 'failed', seed, message: (error as Error).message })
+      },
+    )
+    .finally(unwatch)
+})
+tell({ kind: 'ready' })
