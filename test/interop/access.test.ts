@@ -1,6 +1,15 @@
 /** The real server against clients that are not who they should be: over TLS, sockets and files. */
-import { execFile } from 'node:child_process'
-import { chmodSync, lstatSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { execFile, spawn } from 'node:child_process'
+import {
+  chmodSync,
+  chownSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,7 +18,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { HttpService } from '../../src/api/http-service.ts'
 import { Authority } from '../support/authority.ts'
-import { ServedPool, mustVarve, varve } from '../support/varve-process.ts'
+import { MAIN, ServedPool, mustVarve, varve } from '../support/varve-process.ts'
 import { decodeOptionReplies, infoData, option, string, u32 } from '../unit/export/nbd-codec.ts'
 
 const run = promisify(execFile)
@@ -233,6 +242,43 @@ t.test('nobody but the owner and root controls a pool', { skip: notRoot }, async
   t.match((await varve(pool, 'doctor')).stdout, /warn +pool .*entered by others/)
   await served.stop()
   t.match((await varve(pool, 'check')).stderr, /warning: .*entered by others; chmod 700/)
+})
+
+t.test('a pool is served by a user without any privilege', { skip: notRoot }, async (t) => {
+  const home = join(folder, 'home')
+  mkdirSync(home, { mode: 0o700 })
+  chownSync(home, STRANGER_ID, STRANGER_ID)
+  const pool = join(home, 'pool')
+  const varveAs = (...words: string[]): string[] => [
+    process.execPath,
+    MAIN,
+    '--pool',
+    pool,
+    ...words,
+  ]
+  await client(varveAs('init'), STRANGER_ID)
+  await client(varveAs('create', 'web', '4M'), STRANGER_ID)
+  const ids = [`--reuid=${STRANGER_ID}`, `--regid=${STRANGER_ID}`, '--clear-groups']
+  const powers = ['--no-new-privs', '--inh-caps=-all', '--bounding-set=-all', '--']
+  const child = spawn('setpriv', [...ids, ...powers, ...varveAs('serve')], { cwd: '/' })
+  t.teardown(() => child.kill('SIGKILL'))
+  const ended = new Promise((resolve) => child.on('close', resolve))
+  const ready = new Promise<void>((resolve, reject) => {
+    let text = ''
+    child.stdout.on('data', (bytes: Buffer) => {
+      text += bytes.toString()
+      if (text.includes('ready:')) resolve()
+    })
+    void ended.then((code) => reject(new Error(`serve exits ${String(code)}`)))
+  })
+  await ready
+  const uri = `nbd+unix:///web?socket=${join(pool, 'nbd.sock')}`
+  await client(['nbdcopy', '/etc/passwd', uri], STRANGER_ID)
+  t.match(await client(varveAs('info', '-o', 'json'), STRANGER_ID), /"mode": "daemon"|processId/)
+  await client(varveAs('info'))
+  await t.rejects(client(varveAs('info'), OTHER_ID))
+  child.kill('SIGTERM')
+  t.equal(await ended, 0)
 })
 
 t.test('rules that could not do what they say are refused at the start', async (t) => {

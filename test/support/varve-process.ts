@@ -3,7 +3,8 @@ import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
+/** The command line's program, for whoever starts it otherwise. */
+export const MAIN: string = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
 const READY_TIMEOUT_MS = 30_000
 
 export interface CommandResult {

@@ -164,7 +164,7 @@ export class NbdServer {
   #accept(socket: IoSocket): void {
     if (this.#directoryOf(socket.identity) === null) {
       socket.close()
-      this.#options.onDisconnect?.(socket.peer, null, `${describePeer(socket.identity)}: refused`)
+      this.#admission.refuse(socket.peer, `not for ${describePeer(socket.identity)}`)
       return
     }
     const { peer } = socket
