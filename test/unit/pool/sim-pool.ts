@@ -40,6 +40,11 @@ export class SimWorld {
     return new SimWorld(new SimIo(options), await openChecksum())
   }
 
+  /** A world without a pool. */
+  static async empty(options: SimIoOptions): Promise<SimWorld> {
+    return new SimWorld(new SimIo(options), await openChecksum())
+  }
+
   get pool(): Pool {
     if (this.#pool === null) throw new Error('the pool is not open')
     return this.#pool
