@@ -69,7 +69,7 @@ export function addCounts(total: object, part: object): void {
     if (typeof value === 'number') sums[name] = Number(sums[name] ?? 0) + value
     else if (typeof value === 'object' && value !== null) {
       sums[name] ??= {}
-      addCounts(sums[name] as object, value as object)
+      addCounts(sums[name] as object, value)
     }
   }
 }
