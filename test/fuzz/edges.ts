@@ -72,7 +72,7 @@ export class EdgeMap {
   }
 }
 
-/** 1, 2, 3, 4 to 7, 8 to 15, 16 to 31, 32 to 127 and more: what differs within is not told apart. */
+/** 1, 2, 3, 4 to 7, 8 to 15, 16 to 31, 32 to 127, more: what differs within is not told apart. */
 const CLASS_OF: Uint8Array = Uint8Array.from({ length: 256 }, (_, count) => {
   if (count <= 3) return count === 0 ? 0 : 1 << (count - 1)
   if (count < 8) return 8

@@ -1,4 +1,4 @@
-/** The native decoders of frames: hostile bytes, and memory around the target that must not change. */
+/** The native decoders of frames: hostile bytes, and memory around the target that must stay. */
 import { must } from '../../src/base/assert.ts'
 import { Codec, FRAME_BYTES_MAX } from '../../src/base/codec.ts'
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'

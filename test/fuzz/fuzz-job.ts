@@ -1,4 +1,4 @@
-/** Targets in a process of their own: `fuzz-job.js JSON`, a list of JobReports on standard output. */
+/** Targets in a process of their own: `fuzz-job.js JSON`, a list of JobReports on stdout. */
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { register } from 'node:module'
