@@ -8,15 +8,17 @@
  * Ends at the first failure with exit code 1 and the seed that repeats it; with 2 for options that
  * make no sense.
  */
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { parseArgs } from 'node:util'
 import { fuzzFuse } from './fuse-fuzz.ts'
+import { held } from './live-bytes.ts'
 import { fuzzNbd } from './nbd-fuzz.ts'
 
 const REPORT_INTERVAL_MS = 10_000
 const MIB = 1 << 20
 const DEFAULT_EXECUTIONS = 1_000_000
+const WARM_UP_EXECUTIONS = 20_000
+/** More than this still alive at the end is a failure. */
+const GROWTH_MIB_MAX = 64
 
 interface Progress {
   executions: number
@@ -37,16 +39,6 @@ const TARGETS: ReadonlyMap<string, Fuzz> = new Map<string, Fuzz>([
 
 const say = (line: string): unknown => process.stdout.write(`${line}\n`)
 
-/** Bytes that live after everything dead was collected. */
-function liveBytes(): number {
-  setFlagsFromString('--expose-gc')
-  const collect = runInNewContext('gc') as () => void
-  collect()
-  collect()
-  const { heapUsed, external } = process.memoryUsage()
-  return heapUsed + external
-}
-
 function count(option: string, text: string): number {
   if (/^[1-9]\d{0,9}$/.test(text)) return Number(text)
   throw new RangeError(`${option} takes a whole number from 1, not "${text}"`)
@@ -57,12 +49,13 @@ async function run(name: string, seed: number, executions: number, endMs: number
   if (fuzz === undefined) throw new RangeError(`no target "${name}": ${[...TARGETS.keys()].join()}`)
   const startMs = performance.now()
   let saidMs = startMs
-  let warmBytes = 0
+  // A little of it first, so that what is made once is there.
+  await fuzz({ seed, executions: Math.min(executions, WARM_UP_EXECUTIONS), onProgress: () => true })
+  const before = await held()
   const total = await fuzz({
     seed,
     executions,
     onProgress: (progress) => {
-      if (warmBytes === 0) warmBytes = liveBytes()
       const nowMs = performance.now()
       if (nowMs - saidMs > REPORT_INTERVAL_MS) {
         saidMs = nowMs
@@ -72,10 +65,13 @@ async function run(name: string, seed: number, executions: number, endMs: number
     },
   })
   const seconds = (performance.now() - startMs) / 1000
-  const growthMiB = (liveBytes() - warmBytes) / MIB
+  const after = await held()
+  const growth = after.heapBytes + after.externalBytes - before.heapBytes - before.externalBytes
+  const growthMiB = growth / MIB
   say(`${name}: ${JSON.stringify(total)}`)
   const rate = Math.round(total.executions / seconds)
   say(`${name}: ${seconds.toFixed(1)} s, ${rate} a second, ${growthMiB.toFixed(1)} MiB more alive`)
+  if (growthMiB > GROWTH_MIB_MAX) throw new Error(`${name} keeps ${growthMiB.toFixed(1)} MiB`)
 }
 
 async function main(): Promise<number> {
