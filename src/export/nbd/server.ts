@@ -91,7 +91,8 @@ export class NbdServer {
 
   /**
    * Listens on every address or on none. Rejects with OperatingError: `usage` for an address
-   * beyond this host where clients could talk in the clear or for a bad certificate, or as `Io.listen` does.
+   * beyond this host where clients could talk in the clear or for a bad certificate, or as
+   * `Io.listen` does.
    */
   static async start(
     io: Io,
