@@ -62,7 +62,8 @@ function say(path: string, bytes: Buffer | string, waitMs: number): Promise<stri
 }
 
 function post(name: string, body: string, contentBytes = Buffer.byteLength(body)): string {
-  return `POST ${API_PREFIX}/${name} HTTP/1.1\r\nhost: v\r\ncontent-length: ${contentBytes}\r\n\r\n${body}`
+  const head = `POST ${API_PREFIX}/${name} HTTP/1.1\r\nhost: v\r\n`
+  return `${head}content-length: ${contentBytes}\r\n\r\n${body}`
 }
 
 const statuses = (text: string): number[] =>

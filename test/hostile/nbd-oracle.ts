@@ -116,7 +116,8 @@ export class NbdOracle {
       const verdict = this.#verdict(number, data)
       const final = this.#replies(number)
       if (final === null) return null
-      const wanted = `option ${number} is answered ${final.toString(16)}, not ${verdict.toString(16)}`
+      const [is, shall] = [final.toString(16), verdict.toString(16)]
+      const wanted = `option ${number} is answered ${is}, not ${shall}`
       expect(final === verdict, wanted)
       if (number === 2) return this.#mustEnd('after the end was agreed on')
       if (final !== ACK) continue

@@ -1,4 +1,4 @@
-/** A well-behaved client beside hostile ones: writes, reads back, and measures how long it waits. */
+/** A well-behaved client beside hostile ones: writes, reads back, measures how long it waits. */
 import { assert } from '../../src/base/assert.ts'
 import type { Prng } from '../../src/base/prng.ts'
 import { option, request, u32 } from '../unit/export/nbd-codec.ts'

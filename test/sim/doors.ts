@@ -1,4 +1,4 @@
-/** Where clients come in: the pool itself, an NBD server, a mounted filesystem; one opening long. */
+/** Where clients come in: the pool itself, an NBD server, a mounted filesystem; one opening. */
 import type { Prng } from '../../src/base/prng.ts'
 import { NbdServer } from '../../src/export/nbd/server.ts'
 import type { SocketAddress } from '../../src/io/io.ts'

@@ -42,7 +42,7 @@ export function playFault(world: World): void {
   const kind = prng.pick(ERROR_KINDS)
   world.note(`fault ${kind} skip=${aim.skip} times=${times}`)
   if (kind === 'room') io.disk.setCapacity(2 ** 40)
-  else if (kind === 'slow') io.setSlowness(prng.pick([0.1, 1, 10, 100]))
+  else if (kind === 'slow') io.setSlowness(prng.pick([0.1, 1, 10, 30]))
   else if (kind === 'no-space') {
     const leftBytes = prng.below(prng.pick([1, MIB / 16, MIB]))
     io.disk.setCapacity(io.disk.usedBytes + leftBytes)

@@ -28,7 +28,7 @@ export type SeedOutcome =
 
 const CHILD_PATH = fileURLToPath(new URL('./seed-child.js', import.meta.url))
 
-/** Begins no more seeds after the first failure or the time limit; those begun come to their end. */
+/** Begins no more seeds after the first failure or the time limit; those begun are ended. */
 export function runJobs(request: JobsRequest): Promise<JobsOutcome> {
   return new Promise((resolve) => {
     new Jobs(request, resolve).start()

@@ -1,4 +1,4 @@
-/** Whether the simulator would catch a mistake: `npm run mutants` tries all that were thought of. */
+/** Whether the simulator would catch a mistake: `npm run mutants` tries all of them. */
 import t from 'tap'
 import { ALL_MUTANTS } from '../../tools/mutants/all-mutants.ts'
 import { findMisfit, mutate } from '../../tools/mutants/mutant.ts'

@@ -94,7 +94,8 @@ export function summarize(report: SimReport, realMs: number, jobCount: number): 
     `written      ${Math.round(report.writtenBytes / MIB)} MiB, settled ` +
       `${Math.round(report.settledBytes / MIB)} MiB`,
     `faults       ${kinds.map(([kind, count]) => `${kind} ${count}`).join(', ')}`,
-    `time         ${Math.round(virtualMs / 1000)} s virtual (${Math.round(idleMs / 1000)} s idle), ` +
+    `time         ${Math.round(virtualMs / 1000)} s virtual ` +
+      `(${Math.round(idleMs / 1000)} s idle), ` +
       `${Math.round(realMs / 1000)} s real on ${jobCount} processes`,
     `each process ${ratio(virtualMs)} times real time, ${ratio(busyMs)} without the idle`,
   ]

@@ -1,4 +1,4 @@
-/** One of the processes of `jobs.ts`: runs the seeds that it is given, and tells what came of each. */
+/** One of the processes of `jobs.ts`: runs the seeds it is given, and tells what came of each. */
 import { Coverage, watchPool } from './coverage.ts'
 import type { SeedOutcome } from './jobs.ts'
 import { runSeed } from './pool-seeds.ts'

@@ -21,9 +21,8 @@ export const DOOR_MUTANTS: readonly Mutant[] = [
   {
     name: 'nbd-answers-at-the-first-piece',
     file: 'src/export/nbd/transmission.ts',
-    before:
-      'const isComplete = request.pendingCount === 0 && request.issuedBytes === request.lengthBytes',
-    after: 'const isComplete = request.pendingCount === 0',
+    before: 'request.pendingCount === 0 && request.issuedBytes === request.lengthBytes',
+    after: 'request.pendingCount === 0',
     bug: 'a long write is answered when its first pieces are written',
   },
 ]

@@ -115,7 +115,8 @@ const RECOVERY: readonly Mutant[] = [
     name: 'gap-is-passed',
     file: 'src/segment/scan.ts',
     before: '    if (chain !== null) {\n      if (header.sequence',
-    after: '    if (chain !== null && header.sequence <= chain.sequence) {\n      if (header.sequence',
+    after:
+      '    if (chain !== null && header.sequence <= chain.sequence) {\n      if (header.sequence',
     bug: 'replay goes on in the next segment behind records that are missing: I2, a prefix',
   },
   {

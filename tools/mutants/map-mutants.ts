@@ -93,8 +93,7 @@ const GUESTS: readonly Mutant[] = [
   {
     name: 'reserve-never-released',
     file: 'src/pool/space.ts',
-    before: `        if (this.#releaseCount === releaseCount) await this.#inTurn(() => this.#release())
-`,
+    before: 'if (this.#releaseCount === releaseCount) await this.#inTurn(() => this.#release())',
     after: '',
     bug: 'on a full disk what makes room is refused, too: I9',
   },
