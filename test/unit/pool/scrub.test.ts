@@ -137,6 +137,29 @@ t.test('a block is healed from an equal one, and every disk that shows it is nam
   t.strictSame(await errorsOf(world), [])
 })
 
+t.test('who shows a block through an alias is named, too, and fails with it', async (t) => {
+  const world = await newWorld(12)
+  const content = contentOf(20, 6)
+  await newVolume(world, 'a', content)
+  await world.run(world.pool.settle('off'))
+  await newVolume(world, 'b', content)
+  await world.run(world.pool.settle('off'))
+  await reopen(world)
+  const places = await findPages(world, blockOf(content, 5))
+  t.equal(places.length, 1, 'it is stored once')
+  await spoil(world, places[0].file, places[0].page * BLOCK + 7)
+  const [finding] = (await scrub(world)).findings
+  t.equal(finding.outcome, 'lost')
+  const range = { offsetBytes: 5 * BLOCK, lengthBytes: BLOCK }
+  t.strictSame(finding.affected, [
+    { disk: 'a', ...range },
+    { disk: 'b', ...range },
+  ])
+  t.equal(await read(world, 'b', 5), EIO)
+  t.equal(typeof (await read(world, 'b', 6, 14)), 'object')
+  await world.close()
+})
+
 for (const compression of ['lz4', 'off'] as const) {
   t.test(
     `frames (${compression}) are healed block by block, and what has no copy is lost alone`,
