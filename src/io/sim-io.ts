@@ -58,6 +58,8 @@ const ARENA_BYTES = 8 * 1024 * 1024
 const WALL_CLOCK_START_MS = 1_700_000_000_000
 const RUN_LIMIT_MS = 24 * 3600 * 1000
 const RUN_TURN_COUNT_MAX = 200_000
+/** What a turn of a real loop takes: were it nothing, who waits by pausing would stop the clock. */
+const PAUSE_MS = 0.005
 /** Work outside the simulation (a worker thread) is given this much real time before a deadlock. */
 const OUTSIDE_GRACE_MS = 250
 
@@ -431,7 +433,7 @@ export class SimIo implements Io {
   }
 
   pause(): Promise<void> {
-    return new Promise((resolve) => this.setTimer(0, resolve))
+    return new Promise((resolve) => this.setTimer(PAUSE_MS, resolve))
   }
 
   randomBytes(lengthBytes: number): Uint8Array {
