@@ -624,7 +624,8 @@ export class SegmentStore {
   }
 }
 
-function importIdOf(kind: SegmentKind, importId: number, id: number): number {
+/** What a header says: an import of which no segment is known is called by this one's id. */
+export function importIdOf(kind: SegmentKind, importId: number, id: number): number {
   if (kind === SegmentKind.log) return 0
   return importId === 0 ? id : importId
 }

@@ -39,6 +39,7 @@ import type { DedupIndex } from './dedup-index.ts'
 import { FrameWriter } from './frame-writer.ts'
 import { Rewrite } from './rewrite.ts'
 import type { SettleReport } from './rewrite.ts'
+import { importIdOf } from './segment-store.ts'
 import type { SegmentStore } from './segment-store.ts'
 import { ZeroBlocks } from './zero-blocks.ts'
 
@@ -158,7 +159,9 @@ export class SegmentSettler {
   async #writeHeader(rewrite: Rewrite): Promise<void> {
     const state = this.#store.get(rewrite.id)
     const kind = must(await this.#store.readKind(state), 'the kind of a sealed segment')
-    const header = { segment: rewrite.id, kind, importId: state.importId }
+    // 0 where its own header was damaged: it has long been finished, and any import will do.
+    const importId = importIdOf(kind, state.importId, rewrite.id)
+    const header = { segment: rewrite.id, kind, importId }
     const { memory } = this.#io.arena
     encodeSegmentHeader(header, this.#store.poolId, memory, this.#step, this.#store.checksum)
     this.#write(rewrite, 0, this.#step, PAGE_SIZE_BYTES)

@@ -37,4 +37,10 @@ export const REGRESSIONS: readonly Regression[] = [
       'fault:m8go4p beginImport:8eeajh settle:jcg0ww settle:sb1zpz fault:1u14win settle:1c76v2a',
     found: 'whoever waits by pausing stopped the clock, on a disk that was slow',
   },
+  {
+    seed: 612,
+    steps:
+      'damage:h4wqll import:v3hk9g reopen:11kac8w remove:2fd43p import:1fjb0vg settle:bnv53g',
+    found: 'settling an imported segment whose header was damaged gave it one that cannot be',
+  },
 ]
