@@ -49,6 +49,8 @@ function started(server: Server, subject: string, listen: () => void): Promise<v
       server.once('error', reject)
       server.once('listening', () => {
         server.off('error', reject)
+        // Accepting failed, for want of descriptors say: one client is lost, and not the process.
+        server.on('error', () => undefined)
         resolve()
       })
       listen()

@@ -5,6 +5,7 @@ import type { DiskFacts } from './nbd-facts.ts'
 import { fuzzNbd } from './nbd-fuzz.ts'
 import type { Session } from './nbd-oracle.ts'
 import { NbdOracle } from './nbd-oracle.ts'
+import { fuzzNbdSockets } from './nbd-socket-fuzz.ts'
 
 const EXECUTIONS = 60_000
 
@@ -26,6 +27,11 @@ t.test('hostile clients get what the protocol says and harm nobody', async (t) =
   t.ok(total.requests > EXECUTIONS / 4, `${total.requests} requests were understood`)
   t.ok(total.replies > EXECUTIONS / 4, `${total.replies} replies`)
   t.ok(Object.keys(total.endings).length > 10, 'they end in many ways')
+})
+
+t.test('and so they do on real sockets', async (t) => {
+  const total = await fuzzNbdSockets({ seed: 1, executions: 4000 })
+  t.ok(total.replies > 1000 && total.secured > 5, JSON.stringify(total))
 })
 
 /** How many of the sessions are found wrong once `spoil` has changed what was received. */

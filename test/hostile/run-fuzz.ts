@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util'
 import { fuzzFuse } from './fuse-fuzz.ts'
 import { held } from './live-bytes.ts'
 import { fuzzNbd } from './nbd-fuzz.ts'
+import { fuzzNbdSockets } from './nbd-socket-fuzz.ts'
 
 const REPORT_INTERVAL_MS = 10_000
 const MIB = 1 << 20
@@ -35,6 +36,7 @@ type Fuzz = (options: TargetOptions) => Promise<Progress>
 const TARGETS: ReadonlyMap<string, Fuzz> = new Map<string, Fuzz>([
   ['nbd-server', fuzzNbd],
   ['fuse-core', fuzzFuse],
+  ['nbd-sockets', fuzzNbdSockets],
 ])
 
 const say = (line: string): unknown => process.stdout.write(`${line}\n`)
