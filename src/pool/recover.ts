@@ -14,7 +14,7 @@ import {
 import { isLower } from '../format/directory.ts'
 import { MAP_BLOCK_COUNT } from '../format/node.ts'
 import { EntryKind, blocksOfEntry } from '../format/record.ts'
-import { SegmentKind } from '../format/segment.ts'
+import { DATA_SLOT_END, DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
 import type { Io } from '../io/io.ts'
 import { Lookup } from '../map/page-tables.ts'
@@ -48,6 +48,7 @@ interface Parts {
 /** Rejects with a CorruptionError or an I/O error; the pool's files are then as they were. */
 export async function recover(parts: Parts, superblock: Superblock): Promise<Recovered> {
   const { io, store, catalogue, withRoom } = parts
+  verifySuperblock(superblock)
   store.reserveIdsBelow(superblock.nextSegmentId)
   catalogue.reserveIdsBelow(superblock.nextDiskId)
   const replay = new LogReplay(io, store, superblock.position, superblock.clean, withRoom)
@@ -67,6 +68,29 @@ export async function recover(parts: Parts, superblock: Superblock): Promise<Rec
   } finally {
     replay.close()
   }
+}
+
+/** More than any pool comes to; counting on from there stays far from what the fields hold. */
+const COUNT_MAX = 2 ** 52
+const ID_MAX = 2 ** 31
+
+/** Throws `superblock-corrupt` for a sound page that says what no pool writes. */
+function verifySuperblock({ position, generation, nextSegmentId, nextDiskId }: Superblock): void {
+  const { slot, sequence } = position
+  const holds =
+    slot >= DATA_SLOT_FIRST &&
+    slot <= DATA_SLOT_END &&
+    sequence >= 1 &&
+    sequence <= COUNT_MAX &&
+    generation <= COUNT_MAX &&
+    position.segment <= nextSegmentId &&
+    nextSegmentId <= ID_MAX &&
+    nextDiskId <= ID_MAX
+  if (holds) return
+  throw new CorruptionError('superblock-corrupt', 'the superblock says what cannot be', {
+    hint: 'run "varve check" on the pool',
+    details: { segment: position.segment, slot, sequence, nextSegmentId, nextDiskId },
+  })
 }
 
 async function loadCatalogue(

@@ -1,4 +1,4 @@
-/** A hostile client's end of a real connection, of which the judge sees what the kernel delivers. */
+/** A hostile client's end of a real connection; the judge sees what the kernel delivers. */
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { NetConnectOpts, Socket } from 'node:net'

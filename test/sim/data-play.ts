@@ -2,8 +2,11 @@
 import { DataStep, SimViolation } from './data-step.ts'
 import type { DataKind } from './data-step.ts'
 import { geometryByName, readDisk } from './pool-under-test.ts'
-import { DATA_KINDS } from './script.ts'
+import { DATA_KINDS, DOOR_KINDS } from './script.ts'
 import type { World } from './world.ts'
+
+/** A request's length has 32 bits, and ends at a block. */
+const NBD_RANGE_MAX = 0xfffff000
 
 /** Some random requests of `kinds`. */
 export async function playData(
@@ -49,6 +52,8 @@ function newStep(world: World): DataStep {
     prng: world.prng,
     arena: world.io.arena,
     history: world.history,
+    rangeBytesMax:
+      world.traits.doorWeights[DOOR_KINDS.indexOf('nbd')] > 0 ? NBD_RANGE_MAX : Infinity,
     guest: (volume) => world.guest(volume),
     mayFailToRead: () => world.isTainted,
     contents: world.contents,

@@ -23,6 +23,8 @@ export interface DataContext {
   history: History
   /** A client of a volume. */
   guest(volume: string): Guest
+  /** The longest trim that every door takes. */
+  rangeBytesMax: number
   /** Something is damaged: a read may give an error. */
   mayFailToRead(): boolean
   contents: Contents
@@ -240,7 +242,7 @@ export class DataStep implements TargetCompletion {
     if (ranges.length === 0 || this.#isBusy(volume, ranges)) return null
     const last = geometry.windows[ranges.length - 1]
     const lengthBytes = (last.startBlock + last.blockCount) * BLOCK_SIZE_BYTES
-    if (lengthBytes > this.#context.guest(volume).rangeBytesMax) return null
+    if (lengthBytes > this.#context.rangeBytesMax) return null
     return {
       kind: 'trim',
       volume,

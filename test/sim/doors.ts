@@ -84,7 +84,7 @@ export class Doors {
 
   /** One client dies, or all that share its mount. Null when there is none. */
   kill(prng: Prng): Guest | null {
-    const mortal = this.#guests.filter((guest) => !guest.isGone && guest.rangeBytesMax > 0)
+    const mortal = this.#guests.filter((guest) => !guest.isGone)
     if (mortal.length === 0) return null
     const guest = prng.pick(mortal)
     guest.die(prng.chance(0.5))

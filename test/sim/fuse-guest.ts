@@ -35,7 +35,6 @@ import type { SimPool } from './pool-under-test.ts'
 
 export class FuseGuest implements Guest {
   readonly volume: string
-  readonly rangeBytesMax: number = Infinity
   readonly #arena: Arena
   readonly #kernel: SimKernel
   #handle = 0

@@ -7,8 +7,6 @@ export const UNANSWERED: number = -Errno.ECONNRESET
 
 export interface Guest extends Pick<ExportTarget, 'read' | 'write' | 'flush' | 'trim' | 'zero'> {
   readonly volume: string
-  /** The longest range of a trim or zero. */
-  readonly rangeBytesMax: number
   readonly isGone: boolean
   /**
    * Dies now: what it asked and was not answered completes with {@link UNANSWERED}. `isAbrupt`:
@@ -23,7 +21,6 @@ export interface Guest extends Pick<ExportTarget, 'read' | 'write' | 'flush' | '
 export function directGuest(volume: string, target: ExportTarget): Guest {
   return {
     volume,
-    rangeBytesMax: Infinity,
     isGone: false,
     read: (...args) => target.read(...args),
     write: (...args) => target.write(...args),

@@ -42,7 +42,6 @@ interface Pending {
 
 export class NbdGuest implements Guest {
   readonly volume: string
-  readonly rangeBytesMax: number = 0xfffff000
   readonly #arena: Arena
   readonly #peer: SimPeer
   readonly #isStructured: boolean

@@ -39,8 +39,7 @@ export const REGRESSIONS: readonly Regression[] = [
   },
   {
     seed: 612,
-    steps:
-      'damage:h4wqll import:v3hk9g reopen:11kac8w remove:2fd43p import:1fjb0vg settle:bnv53g',
+    steps: 'damage:h4wqll import:v3hk9g reopen:11kac8w remove:2fd43p import:1fjb0vg settle:bnv53g',
     found: 'settling an imported segment whose header was damaged gave it one that cannot be',
   },
 ]

@@ -1,10 +1,11 @@
 /**
- * Catalogues that no pool writes, under good checksums: each is refused as damage, before anything
+ * Catalogues and superblocks that no pool writes, under good checksums: each is refused as damage, before anything
  * is made of it. Found by fuzzing whole pools (`npm run fuzz -- --target pool-raw`).
  */
 import t from 'tap'
 import { openWasmChecksum } from '../../../src/base/xxh64-wasm.ts'
 import type { DiskState } from '../../../src/format/catalogue.ts'
+import type { Superblock } from '../../../src/format/superblock.ts'
 import { SimIo } from '../../../src/io/sim-io.ts'
 import { Pool } from '../../../src/pool/pool.ts'
 import { PatchedPools } from '../../fuzz/pool-patches.ts'
@@ -56,6 +57,25 @@ for (const [name, hooks] of CASES) {
     const io = new SimIo({ seed: 1 })
     await io.runUntil(buildSample(checksum, hooks).builder.save(io, POOL))
     await t.rejects(io.runUntil(Pool.open(io, checksum, POOL)), { code: 'catalogue-corrupt' })
+    t.equal(io.arena.usedBytes, 0, 'all memory is given back')
+  })
+}
+
+const POSITIONS: [string, (superblock: Superblock) => void][] = [
+  ['the log begins past its segment', (one) => (one.position.slot = 1_852_403_456)],
+  ['the log begins in the header', (one) => (one.position.slot = 0)],
+  ['the log begins in a segment to come', (one) => (one.position.segment = 99)],
+  ['the sequence has no next', (one) => (one.position.sequence = 2 ** 53 - 1)],
+  ['the generation has no next', (one) => (one.generation = 2 ** 53 - 1)],
+  ['no segment can be added', (one) => (one.nextSegmentId = 2 ** 32 - 1)],
+  ['no disk can be added', (one) => (one.nextDiskId = 2 ** 32 - 1)],
+]
+
+for (const [name, superblock] of POSITIONS) {
+  t.test(`refused: ${name}`, async (t) => {
+    const io = new SimIo({ seed: 1 })
+    await io.runUntil(buildSample(checksum, { superblock }).builder.save(io, POOL))
+    await t.rejects(io.runUntil(Pool.open(io, checksum, POOL)), { code: 'superblock-corrupt' })
     t.equal(io.arena.usedBytes, 0, 'all memory is given back')
   })
 }
