@@ -1,6 +1,6 @@
 /**
- * Catalogues and superblocks that no pool writes, under good checksums: each is refused as damage, before anything
- * is made of it. Found by fuzzing whole pools (`npm run fuzz -- --target pool-raw`).
+ * Catalogues and superblocks that no pool writes, under good checksums: each is refused as damage,
+ * before anything is made of it. Found by fuzzing whole pools (`npm run fuzz -- --target pool-raw`).
  */
 import t from 'tap'
 import { openWasmChecksum } from '../../../src/base/xxh64-wasm.ts'
