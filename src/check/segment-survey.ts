@@ -4,6 +4,7 @@ import type { Checksum } from '../base/checksum.ts'
 import { PAGE_SIZE_BYTES } from '../format/page.ts'
 import type { SegmentFooter, SegmentHeader } from '../format/segment.ts'
 import {
+  DATA_SLOT_END,
   DATA_SLOT_FIRST,
   DIRECTORY_OFFSET_BYTES,
   FOOTER_SLOT,
@@ -188,5 +189,5 @@ async function findUsedSlots(context: SurveyContext, id: number): Promise<number
 /** Up to where the checkpoint says that an open segment holds records. */
 export function mustReach(id: number, superblock: Superblock): number {
   const { position } = superblock
-  return id === position.segment ? position.slot : DATA_SLOT_FIRST
+  return id === position.segment ? Math.min(position.slot, DATA_SLOT_END) : DATA_SLOT_FIRST
 }

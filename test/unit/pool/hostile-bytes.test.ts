@@ -3,7 +3,9 @@
  * before anything is made of it. Found by fuzzing whole pools (`npm run fuzz -- --target pool-raw`).
  */
 import t from 'tap'
+import { missingCodecs } from '../../../src/base/codec.ts'
 import { openWasmChecksum } from '../../../src/base/xxh64-wasm.ts'
+import { checkPool } from '../../../src/check/check.ts'
 import type { DiskState } from '../../../src/format/catalogue.ts'
 import type { Superblock } from '../../../src/format/superblock.ts'
 import { SimIo } from '../../../src/io/sim-io.ts'
@@ -76,6 +78,8 @@ for (const [name, superblock] of POSITIONS) {
     const io = new SimIo({ seed: 1 })
     await io.runUntil(buildSample(checksum, { superblock }).builder.save(io, POOL))
     await t.rejects(io.runUntil(Pool.open(io, checksum, POOL)), { code: 'superblock-corrupt' })
+    // Ends, and reads each segment once at most.
+    t.ok(await io.runUntil(checkPool(io, checksum, missingCodecs(), POOL)))
     t.equal(io.arena.usedBytes, 0, 'all memory is given back')
   })
 }
