@@ -2,7 +2,7 @@
  * A server killed at every named point of its life: each is reached, each leaves a pool that
  * `check` finds sound and that the next process opens with everything it had answered for.
  *
- * VARVE_KILL_POINTS=all runs all of them on both kinds of I/O; without it each kind has a quarter,
+ * VARVE_KILL_POINTS=all runs all of them on both kinds of I/O; without it each kind has a twelfth,
  * and VARVE_KILL_POINTS_SEED, by default the time, says which.
  */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -44,7 +44,7 @@ for (const [share, ioKind] of (['auto', 'node'] as const).entries()) {
 function isShare(index: number, share: number): boolean {
   const { during, role } = KILL_POINTS[index]
   const isLeft = during === 'open' && (role === 'reserve' || role === 'settling')
-  return (index + SEED) % 4 === share || isLeft
+  return (index + SEED) % 12 === share || isLeft
 }
 
 async function reach(t: Test, run: KillRun, point: KillPoint): Promise<void> {

@@ -15,9 +15,9 @@ import { runJob } from './run-job.ts'
 
 t.setTimeout(600_000)
 
-const SMOKE_EXECUTION_COUNT = 1500
+const SMOKE_EXECUTION_COUNT = 400
 /** A whole pool takes a thousand times as long as a page. */
-const SMOKE_POOL_EXECUTION_COUNT = 25
+const SMOKE_POOL_EXECUTION_COUNT = 8
 const POOL_TARGET = /^pool-/
 
 const folder = mkdtempSync(join(tmpdir(), 'varve-fuzz-'))

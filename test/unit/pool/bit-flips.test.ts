@@ -9,7 +9,7 @@ import { drawFlip, tryFlip } from './bit-flips.ts'
 import type { Flip, FlipOutcome } from './bit-flips.ts'
 import { makeRotPool } from './rot-pool.ts'
 
-const FLIP_COUNT = Number(process.env.VARVE_BIT_FLIPS ?? 100)
+const FLIP_COUNT = Number(process.env.VARVE_BIT_FLIPS ?? 40)
 const SEED = Number(process.env.VARVE_BIT_FLIP_SEED ?? 1)
 
 t.setTimeout(120_000 + FLIP_COUNT * 2_000)
