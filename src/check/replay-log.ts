@@ -117,7 +117,10 @@ export class LogReplay {
       this.#apply(header, offset)
       slot += 1 + header.blockCount
     }
-    if (slot > startSlot) this.#endSlots.set(segment.id, slot)
+    if (slot > startSlot) {
+      this.#endSlots.set(segment.id, slot)
+      this.#survey.noteReplayed(segment.id, slot)
+    }
     return slot
   }
 

@@ -49,6 +49,8 @@ export class SegmentSurvey {
   /** Ascending by id. */
   readonly segments: readonly SurveyedSegment[]
   readonly #byId: ReadonlyMap<number, SurveyedSegment>
+  /** First slots behind the records that were replayed. */
+  readonly #replayed = new Map<number, number>()
 
   constructor(segments: readonly SurveyedSegment[]) {
     this.segments = segments
@@ -61,7 +63,26 @@ export class SegmentSurvey {
 
   /** Slots that can hold blocks from this one on. */
   countFrom(id: number, slot: number): number {
-    return Math.max(0, (this.get(id)?.usedSlotCount ?? 0) - slot)
+    return Math.max(0, this.#endOf(id) - slot)
+  }
+
+  /**
+   * Records up to `endSlot` are whole. Where a crash cut the file within a record whose rest is
+   * zeros, and an opening that crashed, too, sealed the segment before it, the seal has made the
+   * file longer, and so that record whole: the next opening takes it.
+   */
+  noteReplayed(id: number, endSlot: number): void {
+    this.#replayed.set(id, endSlot)
+  }
+
+  /** Its records go on behind what its seal covers. */
+  isSealedShort(id: number): boolean {
+    const { footer } = this.get(id) ?? { footer: null }
+    return footer !== null && (this.#replayed.get(id) ?? 0) > footer.usedSlotCount
+  }
+
+  #endOf(id: number): number {
+    return Math.max(this.get(id)?.usedSlotCount ?? 0, this.#replayed.get(id) ?? 0)
   }
 
   /** Why `count` slots from this address cannot hold blocks, or null. */
@@ -77,8 +98,9 @@ export class SegmentSurvey {
     if (segment.kind === SegmentKind.bulk && segment.footer === null) {
       return { code: 'address-unsealed-bulk', fact: `segment ${id} was never finished` }
     }
-    if (slot < DATA_SLOT_FIRST || slot + count > segment.usedSlotCount) {
-      const fact = `segment ${id} holds slots ${DATA_SLOT_FIRST} to ${segment.usedSlotCount - 1}`
+    const endSlot = this.#endOf(id)
+    if (slot < DATA_SLOT_FIRST || slot + count > endSlot) {
+      const fact = `segment ${id} holds slots ${DATA_SLOT_FIRST} to ${endSlot - 1}`
       return { code: 'address-past-used', fact }
     }
     return null

@@ -70,6 +70,8 @@ export class SegmentTables {
   readonly #pageFindings = new Map<number, Finding>()
   /** Segments whose torn seal has been told. */
   readonly #tornIds = new Set<number>()
+  /** Segments found to be longer than their seal says. */
+  readonly #shortIds = new Set<number>()
 
   constructor(
     reader: PoolReader,
@@ -92,11 +94,15 @@ export class SegmentTables {
   async load(id: number): Promise<SegmentTable | null> {
     const segment = this.#survey.get(id)
     if (segment === null) return null
+    const isShort = this.#survey.isSealedShort(id)
+    // What was read before the replay is of the seal alone.
+    if (isShort && !this.#shortIds.has(id)) this.#tables.delete(id)
+    if (isShort) this.#shortIds.add(id)
     let table = this.#tables.get(id)
     if (table === undefined) {
       const { footer } = segment
-      table =
-        footer === null ? await this.#rebuild(segment) : await this.#readSealed(segment, footer)
+      const isOpen = footer === null || isShort
+      table = isOpen ? await this.#rebuild(segment) : await this.#readSealed(segment, footer)
       for (const oldest of this.#tables.keys()) {
         if (this.#tables.size < TABLE_COUNT_MAX) break
         this.#tables.delete(oldest)

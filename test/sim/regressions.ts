@@ -42,4 +42,9 @@ export const REGRESSIONS: readonly Regression[] = [
     steps: 'damage:h4wqll import:v3hk9g reopen:11kac8w remove:2fd43p import:1fjb0vg settle:bnv53g',
     found: 'settling an imported segment whose header was damaged gave it one that cannot be',
   },
+  {
+    seed: 951,
+    steps: 'create:16j64im crash:cl3bzu create:tv7wq9 rename:1kggsp1 copy:fmcyni data:11qoqc3',
+    found: 'check: sealing before a torn record of zeros made the file longer, and it whole',
+  },
 ]

@@ -54,12 +54,18 @@ async function judgeScrub(world: World, found: ScrubReport, before: Set<string>)
   else if (!world.isFenced && !world.io.disk.hasFaults) await verifyWhole(world, before)
 }
 
-/** What a power cut leaves, too: half a superblock page, half a seal. */
+/** What a power cut leaves, too: half a superblock page, half a seal, half an index. */
+const CODES_OF_CRASH: readonly string[] = [
+  'superblock-torn',
+  'fingerprints-corrupt',
+  'scrub-state-corrupt',
+]
+
 function isOfCrash({ code, outcome, message }: ScrubFinding): boolean {
   const isSeal = outcome === 'healed' && message.startsWith('opening the pool')
   // Of a segment that nobody needs and the next reclaim removes: an import that came to nothing.
   const isLeft = outcome === 'unused' && code === 'segment-footer-corrupt'
-  return code === 'superblock-torn' || isSeal || isLeft
+  return CODES_OF_CRASH.includes(code) || isSeal || isLeft
 }
 
 /** Nothing is lost, says the scrub: then all of it can be read, damaged places or not. */
