@@ -116,6 +116,11 @@ function judgeFields(superblock: Superblock, findings: Findings): void {
   if (catalogue.blockCount > 0 && catalogue.segment >= nextSegmentId) {
     nonsense(`the catalogue is in segment ${catalogue.segment}, the next one is ${nextSegmentId}`)
   }
+  // What the checkpoint refers to was written before the log went on.
+  const isBehind = catalogue.slot + catalogue.blockCount > position.slot
+  if (catalogue.blockCount > 0 && catalogue.segment === position.segment && isBehind) {
+    nonsense(`the catalogue is at slot ${catalogue.slot}, the log begins at slot ${position.slot}`)
+  }
   for (const id of unfinishedIds) {
     if (id < 1 || id >= nextSegmentId) nonsense(`nothing unfinished can have the id ${id}`)
   }
