@@ -22,6 +22,10 @@ export class Upkeep {
   readonly #idle: IdleSettler | null
   readonly #closing = new AbortController()
   #running: Promise<unknown> | null = null
+  /** Of the run that the idle settler began; null: none is under way. */
+  #idleRun: AbortController | null = null
+  /** One that was asked for is under way, or waits for what gives way to it. */
+  #isAskedFor = false
   #progress: ReclaimProgress | null = null
   #isPaused = false
   #changeCount = 0
@@ -57,7 +61,7 @@ export class Upkeep {
 
   /** Gives back what no disk refers to. Rejects `busy`, `canceled`, or the world's errors. */
   reclaim(signal: AbortSignal | undefined, progress: Progress): Promise<ReclaimReport> {
-    return this.#run(null, this.#idleCompression ?? 'lz4', signal, progress)
+    return this.#runAskedFor(null, this.#idleCompression ?? 'lz4', signal, progress)
   }
 
   /** As `reclaim`, and settles every sealed segment that is not settled yet. */
@@ -66,7 +70,18 @@ export class Upkeep {
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
-    return this.#run(CODECS[compression], compression, signal, progress)
+    return this.#runAskedFor(CODECS[compression], compression, signal, progress)
+  }
+
+  /** As `settle`, but gives way (`canceled`) to whatever is asked for. */
+  async settleIdle(compression: Compression): Promise<ReclaimReport> {
+    const run = new AbortController()
+    this.#idleRun = run
+    try {
+      return await this.#run(CODECS[compression], compression, run.signal, () => undefined)
+    } finally {
+      this.#idleRun = null
+    }
   }
 
   get isPaused(): boolean {
@@ -94,11 +109,32 @@ export class Upkeep {
 
   #beginIdle(compression: Compression): IdleSettler {
     return new IdleSettler(this.#core, {
-      settle: () => this.settle(compression, undefined, () => undefined),
-      mayRun: () => this.#running === null && this.#imports.size === 0,
+      settle: () => this.settleIdle(compression),
+      mayRun: () => this.#running === null && !this.#isAskedFor && this.#imports.size === 0,
       isPaused: () => this.#isPaused,
       changeCount: () => this.#changeCount,
     })
+  }
+
+  /** Somebody waits for this one: an idle run gives way to it, a healing is waited for. */
+  async #runAskedFor(
+    settleWith: Codec | null,
+    compression: Compression,
+    signal: AbortSignal | undefined,
+    progress: Progress,
+  ): Promise<ReclaimReport> {
+    if (this.#isAskedFor) {
+      throw new OperatingError('busy', 'a reclaim or settle is running already', {
+        hint: 'wait for it to end; "varve info" shows how far it is',
+      })
+    }
+    this.#isAskedFor = true
+    this.#idleRun?.abort()
+    try {
+      return await this.#run(settleWith, compression, signal, progress)
+    } finally {
+      this.#isAskedFor = false
+    }
   }
 
   async #run(
@@ -107,11 +143,6 @@ export class Upkeep {
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
-    if (this.#running !== null) {
-      throw new OperatingError('busy', 'a reclaim, settle or healing is running already', {
-        hint: 'wait for it to end; "varve info" shows how far it is',
-      })
-    }
     verifyHealthy(this.#core)
     const { io, codecs, guests } = this.#core
     const pacer = new Pacer(
@@ -121,21 +152,18 @@ export class Upkeep {
       [this.#closing.signal, signal],
       () => this.#isPaused,
     )
-    const run = {
-      settleWith,
-      codec: CODECS[compression],
-      pacer,
-      progress: (now: ReclaimProgress) => {
-        this.#progress = now
-        progress(now)
-      },
+    const told = (now: ReclaimProgress): void => {
+      this.#progress = now
+      progress(now)
     }
-    try {
-      return await this.exclusively(() =>
-        reclaim(this.#core, this.#checkpointer, this.#imports, run),
-      )
-    } finally {
-      this.#progress = null
-    }
+    const run = { settleWith, codec: CODECS[compression], pacer, progress: told }
+    return this.exclusively(async () => {
+      pacer.verifyWanted()
+      try {
+        return await reclaim(this.#core, this.#checkpointer, this.#imports, run)
+      } finally {
+        this.#progress = null
+      }
+    })
   }
 }

@@ -42,8 +42,10 @@ for (const [share, ioKind] of (['auto', 'node'] as const).entries()) {
 
 /** What has to be left behind by a point before it, is tried in both. */
 function isShare(index: number, share: number): boolean {
-  const { during, role } = KILL_POINTS[index]
-  const isLeft = during === 'open' && (role === 'reserve' || role === 'settling')
+  const { during, role, kind } = KILL_POINTS[index]
+  const isFound = during === 'open' && (role === 'reserve' || role === 'settling')
+  // Leaves the file aside that the next open removes.
+  const isLeft = isFound || (role === 'settling' && kind === 'sync')
   return (index + SEED) % 12 === share || isLeft
 }
 

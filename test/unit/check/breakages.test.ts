@@ -331,7 +331,7 @@ const CATALOGUE_BREAKAGES: Breakage[] = [
       const nothing = { segment: 0, slot: 0, blockCount: 0 }
       builder.addPart(3, PartKind.delta, nothing, [])
     },
-    finds: ['catalogue-chain', 'log-gap'],
+    finds: ['catalogue-chain', 'log-gap', 'superblock-nonsense'],
   },
   {
     name: 'a line that is no disk',

@@ -1,6 +1,7 @@
 /**
  * Catalogues and superblocks that no pool writes, under good checksums: each is refused as damage,
- * before anything is made of it. Found by fuzzing whole pools (`npm run fuzz -- --target pool-raw`).
+ * before anything is made of it. Found by fuzzing whole pools
+ * (`npm run fuzz -- --target pool-raw`).
  */
 import t from 'tap'
 import { missingCodecs } from '../../../src/base/codec.ts'

@@ -24,18 +24,23 @@ interface Watched {
   undo: () => void
 }
 
-async function newWorld(options: OpenPoolOptions = {}, capacityBytes = 0): Promise<Watched> {
-  const runs: Promise<ReclaimReport>[] = []
-  const undo = interpose(
+function watch(method: 'settle' | 'settleIdle', runs: Promise<ReclaimReport>[]): () => void {
+  return interpose(
     Upkeep.prototype,
-    'settle',
-    (original) =>
-      function (this: Upkeep, ...args) {
+    method,
+    (original: (...args: never[]) => Promise<ReclaimReport>) =>
+      function (this: Upkeep, ...args: never[]) {
         const run = original.apply(this, args)
         runs.push(run)
         return run
       },
   )
+}
+
+async function newWorld(options: OpenPoolOptions = {}, capacityBytes = 0): Promise<Watched> {
+  const runs: Promise<ReclaimReport>[] = []
+  const undos = [watch('settle', runs), watch('settleIdle', runs)]
+  const undo = (): void => undos.forEach((one) => one())
   const world = await SimWorld.create({ seed: 1, arenaMemory }, capacityBytes)
   await world.close()
   await world.open({ codecs, idleCompression: 'lz4', ...options })
@@ -171,6 +176,28 @@ t.test('a second run is refused, and the first goes on', async (t) => {
   t.ok(await world.run(world.pool.reclaim()), 'and then there is room for the next')
   await world.io.runFor(10 * IDLE_MS)
   t.equal(runs.length, 2, 'nobody else asked: it is off')
+  await end(watched)
+})
+
+t.test('an idle run gives way to what is asked for, and comes again later', async (t) => {
+  const watched = await newWorld()
+  const { world, runs } = watched
+  await world.run(world.pool.create({ name: 'a', sizeBytes: 64 * MIB }))
+  await write(world, 'a', 8 * MIB)
+  // Slowed down, so that it is met under way.
+  while (runs.length === 0) await world.io.runFor(10)
+  world.pool.upkeep(true)
+  await world.io.runFor(100)
+  const reclaiming = world.pool.reclaim()
+  await t.rejects(world.pool.settle('lz4'), { code: 'busy' }, 'but one at a time')
+  const canceled = t.rejects(runs[0], { code: 'canceled' })
+  await world.io.runFor(100)
+  await canceled
+  world.pool.upkeep(false)
+  t.ok(await world.run(reclaiming))
+  await world.io.runFor(2 * IDLE_MS)
+  const last = await runs.at(-1)
+  t.ok(last !== undefined && last.settledSegmentCount > 0, 'what was given up comes later')
   await end(watched)
 })
 
