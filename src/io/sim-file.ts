@@ -362,7 +362,7 @@ export class SimFileData {
     const bytes = new Uint8Array(SIM_PAGE_BYTES)
     if (under !== undefined && part.length < SIM_PAGE_BYTES) bytes.set(under)
     bytes.set(part, within)
-    if (this.#truth.size > 0) this.#writeTruth(pageIndex, within, part)
+    if (this.#truth.size > 0) this.#writeTruth(pageIndex, within, part, bytes)
     const firstSector = Math.floor(within / SIM_SECTOR_BYTES)
     const endSector = Math.ceil((within + part.length) / SIM_SECTOR_BYTES)
     const sectors = (1 << endSector) - (1 << firstSector)
@@ -377,16 +377,15 @@ export class SimFileData {
     return true
   }
 
-  /** A write mends a damaged page as far as it reaches. */
-  #writeTruth(pageIndex: number, within: number, part: Uint8Array): void {
+  /** A write mends a damaged page, now `page`, as far as it reaches. */
+  #writeTruth(pageIndex: number, within: number, part: Uint8Array, page: Uint8Array): void {
     const truth = this.#truth.get(pageIndex)
     if (truth === undefined) return
     this.#bury(pageIndex)
-    if (part.length === SIM_PAGE_BYTES) return
-    const bytes = new Uint8Array(SIM_PAGE_BYTES)
-    if (truth !== null) bytes.set(truth)
-    bytes.set(part, within)
-    this.#truth.set(pageIndex, bytes)
+    const right = new Uint8Array(SIM_PAGE_BYTES)
+    if (truth !== null) right.set(truth)
+    right.set(part, within)
+    if (Buffer.compare(right, page) !== 0) this.#truth.set(pageIndex, right)
   }
 
   #bury(pageIndex: number): void {

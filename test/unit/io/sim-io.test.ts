@@ -286,6 +286,22 @@ await t.test('faults strike reads and writes where they were aimed, and say so',
   t.equal(io.events.length, 3)
 })
 
+await t.test('a write mends a damaged page as far as it reaches, and is said to', async (t) => {
+  const io = world(1)
+  const file = await durableFile(io, '/f', pages(2, 1))
+  const wrong = pages(1, 1)
+  wrong[100] = 7
+  t.ok(io.disk.damage('bit-rot', '/f', 1, wrong))
+  t.same(io.disk.damaged(), [{ path: '/f', pageIndex: 1 }])
+  put(io, file, PAGE, pages(1, 1).subarray(0, 50))
+  t.equal(io.disk.damaged().length, 1, 'beside it')
+  put(io, file, PAGE + 90, pages(1, 1).subarray(0, 50))
+  t.equal(io.disk.damaged().length, 0, 'all that was wrong')
+  put(io, file, PAGE, pages(1, 2))
+  io.disk.heal()
+  t.same(await get(io, file, PAGE, PAGE), pages(1, 2), 'there is nothing to put back')
+})
+
 await t.test('timers, hooks and deadlock', async (t) => {
   const io = world(5)
   const order: string[] = []
