@@ -6,7 +6,12 @@ import { unwritableFeatures, verifyReadable } from '../format/features.ts'
 import { FORMAT_VERSION, PAGE_SIZE_BYTES } from '../format/page.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
-import { SUPERBLOCK_FILE, decodeSuperblock } from '../format/superblock.ts'
+import {
+  SUPERBLOCK_COUNT_MAX,
+  SUPERBLOCK_FILE,
+  SUPERBLOCK_ID_MAX,
+  decodeSuperblock,
+} from '../format/superblock.ts'
 import type { PoolReader } from './pool-reader.ts'
 import type { Findings } from './report.ts'
 
@@ -100,8 +105,7 @@ function judgeFields(superblock: Superblock, findings: Findings): void {
     const fact = `the features of ${unwritable} are unknown; what they add is unchecked`
     findings.warnings.add('features-unknown', WHERE, fact)
   }
-  if (superblock.generation < 1) nonsense('the generation is zero')
-  if (position.sequence < 1) nonsense('the log begins at record zero')
+  judgeCounts(superblock, nonsense)
   // Segment zero: the pool has been created and never opened, so there is no log yet.
   if (position.segment < 1 && (position.slot !== DATA_SLOT_FIRST || position.sequence !== 1)) {
     nonsense('the log begins in segment zero')
@@ -124,4 +128,16 @@ function judgeFields(superblock: Superblock, findings: Findings): void {
   for (const id of unfinishedIds) {
     if (id < 1 || id >= nextSegmentId) nonsense(`nothing unfinished can have the id ${id}`)
   }
+}
+
+function judgeCounts(superblock: Superblock, nonsense: (fact: string) => void): void {
+  const { generation, position, nextSegmentId, nextDiskId } = superblock
+  if (generation < 1) nonsense('the generation is zero')
+  if (position.sequence < 1) nonsense('the log begins at record zero')
+  if (generation > SUPERBLOCK_COUNT_MAX) nonsense(`generation ${generation} has no next`)
+  if (position.sequence > SUPERBLOCK_COUNT_MAX) {
+    nonsense(`the log begins at record ${position.sequence}, which has no next`)
+  }
+  if (nextSegmentId > SUPERBLOCK_ID_MAX) nonsense(`the next segment would be ${nextSegmentId}`)
+  if (nextDiskId > SUPERBLOCK_ID_MAX) nonsense(`the next disk would be ${nextDiskId}`)
 }

@@ -77,6 +77,14 @@ assert(FIELD.endOffset === 120, 'the superblock is as drawn')
 /** More imports at once than anybody starts. */
 export const SUPERBLOCK_UNFINISHED_COUNT_MAX: number = (PAGE_CHECKSUM_OFFSET - FIELD.endOffset) / 4
 
+/**
+ * Sequence and generation stay below this, which is more than any pool comes to: counting on from
+ * there stays far from what the fields hold.
+ */
+export const SUPERBLOCK_COUNT_MAX: number = 2 ** 52
+/** The next segment id and the next disk id go no further. */
+export const SUPERBLOCK_ID_MAX: number = 2 ** 31
+
 /** Where the log continues: the next record's place, number and predecessor. */
 export interface LogPosition {
   segment: number

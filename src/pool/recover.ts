@@ -15,6 +15,7 @@ import { isLower } from '../format/directory.ts'
 import { MAP_BLOCK_COUNT } from '../format/node.ts'
 import { EntryKind, blocksOfEntry } from '../format/record.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
+import { SUPERBLOCK_COUNT_MAX, SUPERBLOCK_ID_MAX } from '../format/superblock.ts'
 import type { Superblock } from '../format/superblock.ts'
 import type { Io } from '../io/io.ts'
 import { Lookup } from '../map/page-tables.ts'
@@ -70,10 +71,6 @@ export async function recover(parts: Parts, superblock: Superblock): Promise<Rec
   }
 }
 
-/** More than any pool comes to; counting on from there stays far from what the fields hold. */
-const COUNT_MAX = 2 ** 52
-const ID_MAX = 2 ** 31
-
 /** Throws `superblock-corrupt` for a sound page that says what no pool writes. */
 function verifySuperblock({ position, generation, nextSegmentId, nextDiskId }: Superblock): void {
   const { slot, sequence } = position
@@ -81,11 +78,11 @@ function verifySuperblock({ position, generation, nextSegmentId, nextDiskId }: S
     slot >= DATA_SLOT_FIRST &&
     slot <= DATA_SLOT_END &&
     sequence >= 1 &&
-    sequence <= COUNT_MAX &&
-    generation <= COUNT_MAX &&
+    sequence <= SUPERBLOCK_COUNT_MAX &&
+    generation <= SUPERBLOCK_COUNT_MAX &&
     position.segment <= nextSegmentId &&
-    nextSegmentId <= ID_MAX &&
-    nextDiskId <= ID_MAX
+    nextSegmentId <= SUPERBLOCK_ID_MAX &&
+    nextDiskId <= SUPERBLOCK_ID_MAX
   if (holds) return
   throw new CorruptionError('superblock-corrupt', 'the superblock says what cannot be', {
     hint: 'run "varve check" on the pool',

@@ -44,6 +44,7 @@ export class Fuzzer {
   readonly #corpus: Uint8Array[] = []
   readonly #findings = new Map<string, Finding>()
   #executionCount = 0
+  #growthBytesMax = 0
   #failFromOutside: (error: Error) => void = () => undefined
 
   constructor(
@@ -63,6 +64,11 @@ export class Fuzzer {
     return this.#executionCount
   }
 
+  /** Most that one execution took of the heap and outside it, garbage included. */
+  get growthBytesMax(): number {
+    return this.#growthBytesMax
+  }
+
   get corpus(): readonly Uint8Array[] {
     return this.#corpus
   }
@@ -71,7 +77,17 @@ export class Fuzzer {
     return [...this.#findings.values()]
   }
 
-  /** An error that nobody caught, in a callback: the input that is being run is to blame. */
+  /** What went wrong outside of any execution. */
+  report(error: Error): void {
+    const key = keyOf(error)
+    const found = { target: this.#target.name, key, stack: error.stack ?? '' }
+    this.#findings.set(key, { ...found, input: new Uint8Array(0) })
+  }
+
+  /**
+   * An error that nobody caught, in a callback, or an answer that will never come: the input that
+   * is being run is to blame.
+   */
   fail(error: Error): void {
     this.#failFromOutside(error)
   }
@@ -137,6 +153,7 @@ export class Fuzzer {
     }
     const tookMs = (processorMicros() - startMicros) / 1000
     const growthBytes = usedBytes() - heapBytes
+    this.#growthBytesMax = Math.max(this.#growthBytesMax, growthBytes)
     if (tookMs > EXECUTION_MS_MAX) return new LimitError(`took ${Math.round(tookMs)} ms`)
     if (growthBytes > GROWTH_BYTES_MAX) return new LimitError(`took ${growthBytes} bytes`)
     return null
@@ -180,7 +197,7 @@ export class Fuzzer {
 }
 
 /** Too slow, or too much memory. */
-class LimitError extends Error {
+export class LimitError extends Error {
   override readonly name = 'LimitError'
 }
 

@@ -29,5 +29,11 @@ export interface JobReport {
   edgeCount: number
   claimedCount: number
   corpusCount: number
+  /** Most that one execution took, garbage included. */
+  growthBytesMax: number
+  /** Alive after the last execution and not after the seeds, but for the inputs kept. */
+  keptBytes: number
+  /** Of the process, at any time. */
+  residentBytesMax: number
   findings: { key: string; path: string; stack: string; sizeBytes: number }[]
 }

@@ -14,6 +14,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { OperatingError, VarveError } from '../../src/base/errors.ts'
+import { MIB } from '../../src/base/units.ts'
 import { projectRoot } from '../../tools/project.ts'
 import { CORPUS_PATH } from './corpus.ts'
 import type { JobOptions, JobReport } from './job-options.ts'
@@ -23,6 +24,7 @@ import { runJob } from './run-job.ts'
 const EXECUTION_COUNT_DEFAULT = 20_000
 const LIMIT_MS = 20_000
 
+const mib = (bytes: number): string => (bytes / MIB).toFixed(1)
 const say = (line: string): unknown => process.stdout.write(`${line}\n`)
 
 interface Wanted {
@@ -80,7 +82,9 @@ function tell(report: JobReport): void {
   say(
     `${target.padEnd(16)} ${String(executionCount).padStart(9)} executions ` +
       `${String(perSecond).padStart(7)}/s  ${edgeCount} of ${claimedCount} branches  ` +
-      `corpus ${corpusCount}  findings ${report.findings.length}`,
+      `corpus ${corpusCount}  growth ${mib(report.growthBytesMax)} MiB, ` +
+      `kept ${mib(report.keptBytes)}, resident ${mib(report.residentBytesMax)}  ` +
+      `findings ${report.findings.length}`,
   )
   for (const { key, path, stack, sizeBytes } of report.findings) {
     say(`  ${key}\n    ${sizeBytes} bytes: ${path}`)
@@ -101,6 +105,7 @@ async function fuzz({ targets, jobCount, options }: Wanted): Promise<number> {
         findingCount += report.findings.length
         executionCount += report.executionCount
       } catch (error) {
+        // A job that died is a finding; what it says names target and seed.
         if (!(error instanceof VarveError)) throw error
         say(`  ${error.message}`)
         findingCount += 1

@@ -6,7 +6,10 @@ import type { JobOptions, JobReport } from './job-options.ts'
 
 const JOB_PATH = join(import.meta.dirname, 'fuzz-job.js')
 
-/** Rejects when the job ends without a report: killed by its watch, or by a native decoder. */
+/**
+ * Rejects with an OperatingError `io` that names targets and seed when the job ends without a
+ * report: killed by its watch, or by a native decoder.
+ */
 export function runJob(options: JobOptions): Promise<JobReport[]> {
   return new Promise((resolve, reject) => {
     const job = spawn(process.execPath, [JOB_PATH, JSON.stringify(options)], {
@@ -18,11 +21,12 @@ export function runJob(options: JobOptions): Promise<JobReport[]> {
     job.stderr.on('data', (bytes: Buffer) => (complaint += bytes.toString()))
     job.once('error', reject)
     job.once('close', (code, signal) => {
-      if (code === 0) {
-        resolve(JSON.parse(said) as JobReport[])
+      const reports = code === 0 ? tryReports(said) : null
+      if (reports !== null) {
+        resolve(reports)
         return
       }
-      const how = signal ?? `exit code ${code}`
+      const how = signal ?? `exit code ${code}, no report`
       reject(
         new OperatingError(
           'io',
@@ -31,4 +35,13 @@ export function runJob(options: JobOptions): Promise<JobReport[]> {
       )
     })
   })
+}
+
+function tryReports(said: string): JobReport[] | null {
+  try {
+    return JSON.parse(said) as JobReport[]
+  } catch (error) {
+    if (error instanceof SyntaxError) return null
+    throw error
+  }
 }

@@ -7,6 +7,7 @@ import t from 'tap'
 import { missingCodecs } from '../../../src/base/codec.ts'
 import { openWasmChecksum } from '../../../src/base/xxh64-wasm.ts'
 import { checkPool } from '../../../src/check/check.ts'
+import type { CheckReport } from '../../../src/check/check.ts'
 import type { DiskState } from '../../../src/format/catalogue.ts'
 import type { Superblock } from '../../../src/format/superblock.ts'
 import { SimIo } from '../../../src/io/sim-io.ts'
@@ -64,6 +65,10 @@ for (const [name, hooks] of CASES) {
   })
 }
 
+async function checked(io: SimIo): Promise<CheckReport> {
+  return (await io.runUntil(checkPool(io, checksum, missingCodecs(), POOL))) as CheckReport
+}
+
 const POSITIONS: [string, (superblock: Superblock) => void][] = [
   ['the log begins past its segment', (one) => (one.position.slot = 1_852_403_456)],
   ['the log begins in the header', (one) => (one.position.slot = 0)],
@@ -79,8 +84,12 @@ for (const [name, superblock] of POSITIONS) {
     const io = new SimIo({ seed: 1 })
     await io.runUntil(buildSample(checksum, { superblock }).builder.save(io, POOL))
     await t.rejects(io.runUntil(Pool.open(io, checksum, POOL)), { code: 'superblock-corrupt' })
-    // Ends, and reads each segment once at most.
-    t.ok(await io.runUntil(checkPool(io, checksum, missingCodecs(), POOL)))
+    // Ends, reads each segment once at most, and says so as well.
+    const { errors } = await checked(io)
+    t.ok(
+      errors.some(({ code }) => code === 'superblock-nonsense'),
+      'check refuses what opening refuses',
+    )
     t.equal(io.arena.usedBytes, 0, 'all memory is given back')
   })
 }
