@@ -2,6 +2,7 @@
  * What the pool tells and takes, in the shapes the API and the command line show. Sizes are
  * bytes, times are milliseconds since 1970. A *disk name* is `volume` or `volume@snapshot`.
  */
+import type { ScrubTotals } from '../format/scrub-state.ts'
 
 export interface SnapshotInfo {
   /** `volume@snapshot`. */
@@ -152,15 +153,6 @@ export interface ScrubFinding {
   outcome: 'healed' | 'lost' | 'unused'
   /** What of which disks is hit; a bounded number of ranges. */
   affected: AffectedRange[]
-}
-
-/** The counts are of findings. */
-export interface ScrubTotals {
-  startedMs: number
-  readBytes: number
-  foundCount: number
-  healedCount: number
-  lostCount: number
 }
 
 export interface ScrubReport extends ScrubTotals {
