@@ -192,6 +192,8 @@ export function tryDecodeRecordHeader(
   entries: RecordEntries,
   blockChecksums: Uint32Array,
 ): RecordHeader | null {
+  // Asked of thousands of pages one after the other, of which most are nothing like it.
+  if (memory[offsetBytes] !== RECORD_MAGIC.charCodeAt(0)) return null
   const view = pageView(memory, offsetBytes)
   if (!hasMagic(view, RECORD_MAGIC) || !bytesEqual(poolId, view, FIELD.poolId)) return null
   if (!isPageSound(memory, offsetBytes, checksum)) return null

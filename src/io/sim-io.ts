@@ -45,6 +45,8 @@ export interface SimIoOptions {
   splitChance?: number
   /** The canary: syncs answer 0 and make nothing durable. */
   brokenSync?: boolean
+  /** Hears of every write and sync that was carried out, when it was. */
+  touched?: (operation: 'write' | 'sync', path: string) => void
   /** Takes a line for every operation; default none. Faults and crashes are kept in any case. */
   trace?: (line: string) => void
 }
@@ -91,6 +93,8 @@ export class SimIo implements Io {
   #isDead = false
   #inFlightCount = 0
   #slowness = 1
+  #lateReadCount = 0
+  #lateReadMs = 0
   #portNext = 10000
 
   /** `before`: another world on the same disk; its arena memory is not taken over. */
@@ -217,6 +221,12 @@ export class SimIo implements Io {
     this.events.push(`the disk is ${factor} times slower`)
   }
 
+  /** The next `count` reads of files come so much later than they would. */
+  delayReads(count: number, delayMs: number): void {
+    this.#lateReadCount = count
+    this.#lateReadMs = delayMs
+  }
+
   /** Connects a test's client to a listener; rejects when nobody listens there. */
   connect(address: SocketAddress): SimPeer {
     const accept = this.#listeners.get(addressKey(address))
@@ -246,7 +256,9 @@ export class SimIo implements Io {
   ): void {
     const { node, path } = this.#mustOpen(file)
     this.#inFlightCount += 1
-    this.#schedule(0.2, () => {
+    const lateMs = this.#lateReadCount > 0 ? this.#lateReadMs : 0
+    if (this.#lateReadCount > 0) this.#lateReadCount -= 1
+    const carryOut = (): void => {
       this.#inFlightCount -= 1
       const errno = this.disk.strike('read-error', path, offsetBytes, lengthBytes)
       const target = this.arena.memory.subarray(arenaOffset, arenaOffset + lengthBytes)
@@ -254,7 +266,8 @@ export class SimIo implements Io {
       if (node.data.hasDamage(offsetBytes, lengthBytes)) this.disk.noteDamagedRead()
       this.#trace('read', path, offsetBytes, lengthBytes, result)
       completion.ioComplete(tag, result)
-    })
+    }
+    this.#schedule(0.2, carryOut, lateMs)
   }
 
   writeSync(file: IoFile, offsetBytes: number, vector: IoVector): number {
@@ -274,6 +287,7 @@ export class SimIo implements Io {
       done += result
     }
     this.#trace('write', path, offsetBytes, done, done)
+    this.#options.touched?.('write', path)
     return done
   }
 
@@ -286,6 +300,7 @@ export class SimIo implements Io {
       const isLie = this.#options.brokenSync === true
       const result = isLie ? 0 : this.disk.sync(node, path, sequence)
       this.#trace('sync', path, sequence, 0, result)
+      this.#options.touched?.('sync', path)
       completion.ioComplete(tag, result)
     })
   }
@@ -453,9 +468,9 @@ export class SimIo implements Io {
     return this.#prng.chance(0.1) ? 5 * this.#prng.nextFloat() : 0.05 * this.#prng.nextFloat()
   }
 
-  #schedule(scaleMs: number, action: () => void): void {
+  #schedule(scaleMs: number, action: () => void, lateMs = 0): void {
     const delayMs = -Math.log(1 - this.#prng.nextFloat()) * scaleMs * this.#slowness
-    this.clock.schedule(delayMs, action)
+    this.clock.schedule(delayMs + lateMs, action)
   }
 
   /** Carries out `action` in a later turn and settles with what it returns or throws. */

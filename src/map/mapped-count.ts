@@ -28,7 +28,11 @@ const REMEMBERED_COUNT_MAX = 65_536
 export class MappedCounter {
   readonly #reader: PacedReader
   /** By address: a count, or one that is being counted, so that those who ask at once share it. */
-  readonly #known = new LRUCache<number, number>({ max: REMEMBERED_COUNT_MAX })
+  readonly #known = new LRUCache<number, number>({
+    // By size: `max` would take the memory for all of them at once, of every pool that opens.
+    maxSize: REMEMBERED_COUNT_MAX,
+    sizeCalculation: () => 1,
+  })
   readonly #running = new Map<number, Promise<number>>()
   /** Nodes that could not be read: what is below them is not counted, and no sum of it kept. */
   #unreadableCount = 0

@@ -17,7 +17,7 @@
 import { assert } from '../base/assert.ts'
 
 const ENTRY_BYTES = 12
-const CAPACITY_MIN = 4096
+const CAPACITY_MIN = 64
 const SAMPLE_BITS_MAX = 16
 /** Above three quarters the chains get long. */
 const LOAD_NUMERATOR = 3

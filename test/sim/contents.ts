@@ -35,8 +35,10 @@ export class Contents {
   }
 
   #draw(blockCount: number): Uint32Array {
-    const kind = this.#prng.weighted([4, 3, this.#repeatWeight, 1])
-    if (kind === 2 && this.#runs.length > 0) return this.#repeat(blockCount)
+    const repeat = this.#runs.length === 0 ? 0 : this.#repeatWeight
+    const kind = this.#prng.weighted([4, 3, repeat, 1, repeat / 2])
+    if (kind === 2) return this.#repeat(blockCount)
+    if (kind === 4) return this.#splice(blockCount)
     if (kind === 3) return new Uint32Array(blockCount * SECTORS_PER_BLOCK)
     const first = kind === 1 ? this.#prng.below(COMMON_BLOCK_COUNT) : -1
     return this.#fresh(blockCount, first)
@@ -66,6 +68,20 @@ export class Contents {
       if (block >= blockCount || !prng.chance(0.2)) continue
       sectors.set(this.#fresh(1, -1), block * SECTORS_PER_BLOCK)
       block += 1
+    }
+    return sectors
+  }
+
+  /** What two or three earlier runs have at the same places, now of one and now of another. */
+  #splice(blockCount: number): Uint32Array {
+    const prng = this.#prng
+    const runs = Array.from({ length: prng.between(2, 3) }, () => prng.pick(this.#runs))
+    const sectors = this.#fresh(blockCount, -1)
+    let run = runs[0]
+    for (let block = 0; block < blockCount; block += 1) {
+      if (prng.chance(0.3)) run = prng.pick(runs)
+      const start = block * SECTORS_PER_BLOCK
+      sectors.set(run.subarray(start, start + SECTORS_PER_BLOCK), start)
     }
     return sectors
   }

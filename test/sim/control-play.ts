@@ -65,7 +65,7 @@ export async function playTruncate(world: World): Promise<void> {
     world.judgeRefusal(null, error)
     if (world.hasFailed) return
     history.cancel(step)
-    const found = await world.drive(readState(world.io, pool, world.isTainted))
+    const found = await world.drive(readState(world.io, pool, () => world.isTainted))
     if (findDifference(tail.after, found) !== null) history.cancel(tail)
   }
 }

@@ -103,8 +103,8 @@ export interface ImportBody {
  * image is that was never written to in between: what is new in it takes huge entries.
  */
 export function drawImportBody({ prng, state, contents }: Draw): ImportBody | null {
-  const name = drawName(prng)
-  if (state.has(name) || state.size >= VOLUME_COUNT_MAX) return null
+  const name = [drawName(prng), drawName(prng), drawName(prng)].find((one) => !state.has(one))
+  if (name === undefined || state.size >= VOLUME_COUNT_MAX) return null
   const geometry = geometryByName(name)
   const volume = emptyVolume(name, Math.max(...sizesOf(geometry)))
   const pieces: { offsetBytes: number; bytes: Uint8Array }[] = []

@@ -1,4 +1,5 @@
 /** Steps on data: requests in flight together, clients that die among them, whole segments. */
+import { Errno } from '../../src/base/errors.ts'
 import { DataStep, SimViolation } from './data-step.ts'
 import type { DataKind } from './data-step.ts'
 import { geometryByName, readDisk } from './pool-under-test.ts'
@@ -54,6 +55,7 @@ function newStep(world: World): DataStep {
     history: world.history,
     rangeBytesMax:
       world.traits.doorWeights[DOOR_KINDS.indexOf('nbd')] > 0 ? NBD_RANGE_MAX : Infinity,
+    crowdChance: world.traits.crowdChance,
     guest: (volume) => world.guest(volume),
     mayFailToRead: () => world.isTainted,
     contents: world.contents,
@@ -74,6 +76,7 @@ async function endStep(world: World, step: DataStep): Promise<void> {
   report.noSpaceCount += step.noSpaceCount
   if (step.noSpaceCount > 0 && !world.traits.hasErrors) throw new SimViolation('no space: why?')
   if (step.failure !== 0) world.noteFailure(`errno ${-step.failure}`)
+  if (step.failure === -Errno.EIO) world.owesFailure = true
 }
 
 /** Once the servers have let go of the dead, what they asked has happened or never will. */
@@ -83,7 +86,7 @@ async function resolveUnanswered(world: World, step: DataStep): Promise<void> {
   for (const volume of step.unansweredVolumes) {
     const geometry = geometryByName(volume)
     const found = await world.drive(
-      readDisk(world.io, world.mustPool(), volume, geometry, world.isTainted),
+      readDisk(world.io, world.mustPool(), volume, geometry, () => world.isTainted),
     )
     step.resolve(volume, found)
   }

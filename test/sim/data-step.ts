@@ -1,6 +1,6 @@
 /**
  * One data step: writes, trims, zeroes, flushes and reads in flight together, never two changes
- * on one block. Keeps the step's outcome in the model as answers arrive.
+ * on one sector. Keeps the step's outcome in the model as answers arrive.
  */
 import { Errno } from '../../src/base/errors.ts'
 import type { Prng } from '../../src/base/prng.ts'
@@ -25,10 +25,17 @@ export interface DataContext {
   guest(volume: string): Guest
   /** The longest trim that every door takes. */
   rangeBytesMax: number
+  /** Chance that a request goes to a block that another one is about to change. */
+  crowdChance: number
   /** Something is damaged: a read may give an error. */
   mayFailToRead(): boolean
   contents: Contents
   log: (line: string) => void
+}
+
+interface SectorRange {
+  firstSector: number
+  sectorCount: number
 }
 
 /** One request in flight; its tag is its place in the step. */
@@ -36,7 +43,7 @@ interface Request {
   kind: DataKind
   volume: string
   /** Sectors of the model it covers; a trim may cover those of several windows. */
-  ranges: { firstSector: number; sectorCount: number }[]
+  ranges: SectorRange[]
   isFua: boolean
   /** Arena piece, or -1. */
   arenaOffset: number
@@ -57,8 +64,8 @@ export class DataStep implements TargetCompletion {
   readonly #requests: Request[] = []
   /** Changing requests in the order they were answered. */
   readonly #answered: Request[] = []
-  /** `volume` → model block → the request that changes it. */
-  readonly #busy = new Map<string, Map<number, Request>>()
+  /** `volume` → model block → the requests that change it. */
+  readonly #busy = new Map<string, Map<number, Request[]>>()
   readonly #after: Map<string, ModelVolume>
   #pendingCount = 0
   #onIdle: (() => void) | null = null
@@ -91,7 +98,7 @@ export class DataStep implements TargetCompletion {
     })
   }
 
-  /** Issues one random request of `kind`, or none when the draw hits a busy block. */
+  /** Issues one random request of `kind`, or none when the draw hits a busy sector. */
   issue(kind: DataKind, volume: string): void {
     const request = kind === 'flush' ? this.#flushRequest(volume) : this.#draw(kind, volume)
     if (request === null) return
@@ -140,18 +147,30 @@ export class DataStep implements TargetCompletion {
 
   /** What a volume shows now that nobody works on unanswered requests any more. */
   resolve(volume: string, found: Uint32Array): void {
-    const before = (this.step.before.get(volume) as ModelVolume).sectors
-    const sectors = this.#mutable(volume)
     for (const { ranges } of this.#unanswered.filter((request) => request.volume === volume)) {
-      for (const block of ranges.flatMap((range) => [...modelBlocksOf(range)])) {
-        if (isSameBlock(sectors, found, block)) continue
-        if (!isSameBlock(before, found, block)) {
-          this.#complain(`unanswered change of ${volume} model block ${block}: neither old nor new`)
-        }
-        const start = block * SECTORS_PER_BLOCK
-        sectors.set(found.subarray(start, start + SECTORS_PER_BLOCK), start)
+      for (const range of ranges) {
+        for (const block of modelBlocksOf(range)) this.#resolveBlock(volume, range, block, found)
       }
     }
+  }
+
+  #resolveBlock(volume: string, range: SectorRange, block: number, found: Uint32Array): void {
+    const before = (this.step.before.get(volume) as ModelVolume).sectors
+    const sectors = this.#mutable(volume)
+    if (isSameBlock(sectors, found, block)) return
+    const isShared = this.step.shared.get(volume)?.has(block) === true
+    let isLegal = isShared || isSameBlock(before, found, block)
+    // Of a block that others change, too, its own sectors.
+    const start = block * SECTORS_PER_BLOCK
+    const from = isShared ? Math.max(start, range.firstSector) : start
+    const end = start + SECTORS_PER_BLOCK
+    const to = isShared ? Math.min(end, range.firstSector + range.sectorCount) : end
+    for (let at = from; at < to; at += 1) {
+      isLegal &&= !isShared || found[at] === before[at] || found[at] === sectors[at]
+      sectors[at] = found[at]
+    }
+    if (isLegal) return
+    this.#complain(`unanswered change of ${volume} model block ${block}: neither old nor new`)
   }
 
   #noteUnanswered(request: Request): void {
@@ -181,6 +200,8 @@ export class DataStep implements TargetCompletion {
     const { prng } = this.#context
     const { geometry, sizeBytes } = this.#after.get(volume) as ModelVolume
     if (kind === 'trim' && prng.chance(0.1)) return this.#placeWide(volume, geometry, sizeBytes)
+    const crowded = prng.chance(this.#context.crowdChance) ? this.#pickBusy(volume) : -1
+    if (crowded >= 0) return this.#drawWithin(kind, volume, geometry, crowded)
     const window = prng.pick(geometry.windows)
     const lengthMax = Math.min(window.blockCount, prng.pick([1, 2, 8, 64, 256]))
     const blockCount = prng.between(1, lengthMax)
@@ -192,6 +213,29 @@ export class DataStep implements TargetCompletion {
       firstSector += cut
       sectorCount = prng.between(1, sectorCount - cut)
     }
+    if (!this.#isWithin(volume, window, firstSector, sectorCount)) return null
+    return this.#place(kind, volume, window, firstSector, sectorCount)
+  }
+
+  /** A model block of the volume that is about to be changed, or -1. */
+  #pickBusy(volume: string): number {
+    const busy = this.#busy.get(volume)
+    return busy === undefined || busy.size === 0 ? -1 : this.#context.prng.pick([...busy.keys()])
+  }
+
+  /** A request for some sectors of one block. */
+  #drawWithin(
+    kind: DataKind,
+    volume: string,
+    { windows }: Geometry,
+    modelBlock: number,
+  ): Request | null {
+    const { prng } = this.#context
+    const sector = modelBlock * SECTORS_PER_BLOCK
+    const window = windows.findLast((one) => one.sectorIndex <= sector) as Window
+    const within = prng.below(SECTORS_PER_BLOCK)
+    const sectorCount = prng.between(1, SECTORS_PER_BLOCK - within)
+    const firstSector = sector - window.sectorIndex + within
     if (!this.#isWithin(volume, window, firstSector, sectorCount)) return null
     return this.#place(kind, volume, window, firstSector, sectorCount)
   }
@@ -255,10 +299,12 @@ export class DataStep implements TargetCompletion {
     }
   }
 
-  #isBusy(volume: string, ranges: Request['ranges']): boolean {
+  #isBusy(volume: string, ranges: readonly SectorRange[]): boolean {
     const busy = this.#busy.get(volume)
     if (busy === undefined) return false
-    return ranges.some((range) => [...modelBlocksOf(range)].some((block) => busy.has(block)))
+    const meets = (range: SectorRange, block: number): boolean =>
+      busy.get(block)?.some((other) => other.ranges.some((one) => overlap(one, range))) === true
+    return ranges.some((range) => [...modelBlocksOf(range)].some((block) => meets(range, block)))
   }
 
   /** Hands the request to the target; a wide trim starts at 0, others where their range lies. */
@@ -317,15 +363,28 @@ export class DataStep implements TargetCompletion {
   #mark(request: Request): void {
     const sectors = this.#mutable(request.volume)
     let busy = this.#busy.get(request.volume)
-    if (busy === undefined) this.#busy.set(request.volume, (busy = new Map<number, Request>()))
+    if (busy === undefined) this.#busy.set(request.volume, (busy = new Map<number, Request[]>()))
     for (const range of request.ranges) {
-      for (const block of modelBlocksOf(range)) busy.set(block, request)
+      for (const block of modelBlocksOf(range)) this.#markBlock(request, busy, block)
       for (let index = 0; index < range.sectorCount; index += 1) {
         const at = request.arenaOffset + index * SECTOR_BYTES
         const stamp = request.kind === 'write' ? readStamp(this.#context.arena.memory, at) : 0
         sectors[range.firstSector + index] = stamp
       }
     }
+  }
+
+  #markBlock(request: Request, busy: Map<number, Request[]>, block: number): void {
+    const there = busy.get(block)
+    if (there === undefined) {
+      busy.set(block, [request])
+      return
+    }
+    there.push(request)
+    const { shared } = this.step
+    const blocks = shared.get(request.volume)
+    if (blocks === undefined) shared.set(request.volume, new Set([block]))
+    else blocks.add(block)
   }
 
   #mutable(volume: string): Uint32Array {
@@ -371,9 +430,14 @@ export class DataStep implements TargetCompletion {
   #require(request: Request): void {
     this.#context.history.requireBefore(this.step)
     const { required } = this.step
-    let blocks = required.get(request.volume)
-    if (blocks === undefined) required.set(request.volume, (blocks = new Set()))
-    for (const range of request.ranges) for (const block of modelBlocksOf(range)) blocks.add(block)
+    let flags = required.get(request.volume)
+    if (flags === undefined) {
+      flags = new Uint8Array(this.#mutable(request.volume).length)
+      required.set(request.volume, flags)
+    }
+    for (const { firstSector, sectorCount } of request.ranges) {
+      flags.fill(1, firstSector, firstSector + sectorCount)
+    }
   }
 
   /** A read shows each block as before or as after the step; answered changes it must show. */
@@ -395,8 +459,9 @@ export class DataStep implements TargetCompletion {
     for (let index = 0; index < sectorCount; index += 1) {
       const sector = firstSector + index
       const stamp = readStamp(memory, request.arenaOffset + index * SECTOR_BYTES)
-      const change = busy?.get(Math.floor(sector / SECTORS_PER_BLOCK))
       if (stamp === after[sector]) continue
+      const changes = busy?.get(Math.floor(sector / SECTORS_PER_BLOCK))
+      const change = changes?.find(({ ranges }) => ranges.some((range) => covers(range, sector)))
       if (change !== undefined && !seen.has(change) && stamp === before[sector]) continue
       this.#complain(
         `read ${tag} of ${request.volume} model sector ${sector}: ` +
@@ -411,7 +476,16 @@ export class DataStep implements TargetCompletion {
   }
 }
 
-function* modelBlocksOf(range: { firstSector: number; sectorCount: number }): Generator<number> {
+function covers({ firstSector, sectorCount }: SectorRange, sector: number): boolean {
+  return sector >= firstSector && sector < firstSector + sectorCount
+}
+
+function overlap(left: SectorRange, right: SectorRange): boolean {
+  const end = left.firstSector + left.sectorCount
+  return right.firstSector < end && left.firstSector < right.firstSector + right.sectorCount
+}
+
+function* modelBlocksOf(range: SectorRange): Generator<number> {
   const end = Math.ceil((range.firstSector + range.sectorCount) / SECTORS_PER_BLOCK)
   for (let block = Math.floor(range.firstSector / SECTORS_PER_BLOCK); block < end; block += 1) {
     yield block

@@ -18,7 +18,16 @@ const MAKES_ROOM: readonly StepKind[] = [
   'reopen',
   'crash',
 ]
-const ERROR_KINDS = ['sync-error', 'write-error', 'read-error', 'no-space', 'room', 'slow'] as const
+const ERROR_KINDS = [
+  'sync-error',
+  'sync-error',
+  'write-error',
+  'read-error',
+  'no-space',
+  'room',
+  'slow',
+] as const
+const ERROR_PATHS = ['segment', 'segment', '', 'superblock', '.settling'] as const
 const DAMAGE_KINDS = [
   'bit-rot',
   'bit-rot',
@@ -37,7 +46,7 @@ const DAMAGED_PAGE_COUNT_MAX = 6
 export function playFault(world: World): void {
   const { prng, io } = world
   const times = prng.chance(0.15) ? Infinity : 1
-  const aim = { path: prng.pick(['segment', '', '.settling']), skip: prng.below(6), times }
+  const aim = { path: prng.pick(ERROR_PATHS), skip: prng.below(6), times }
   const errno = Errno.EIO
   const kind = prng.pick(ERROR_KINDS)
   world.note(`fault ${kind} skip=${aim.skip} times=${times}`)
@@ -133,6 +142,8 @@ export async function leaveFailed(world: World): Promise<void> {
     if (failure !== null) {
       world.note(`failed: ${failure}`)
       await expectSticky(world)
+    } else if (world.owesFailure) {
+      throw new SimViolation('a request was answered EIO, and the pool has not failed')
     }
   }
   const isLasting = world.isTainted && prng.chance(0.5)
@@ -143,7 +154,7 @@ export async function leaveFailed(world: World): Promise<void> {
   world.giveRoom()
   world.turnsLeft = 0
   if (prng.chance(0.5)) {
-    world.turnsLeft = Infinity
+    world.cancelEnd()
     await world.drive(pool.close().then(undefined, () => undefined))
     world.turnsLeft = 0
   }

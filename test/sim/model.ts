@@ -9,17 +9,18 @@
  * **Steps.** The workload runs in steps, one after the other: a step's operations are all issued
  * after every operation of the step before has completed. A *control* step is one operation on
  * the catalogue; a *data* step is a handful of writes, trims and zeroes in flight together, never
- * two on one block.
+ * two on one sector.
  *
  * **What is legal after a crash (invariant I2).** The log orders all operations. If A completed
  * before B was issued, A is before B in the log; so steps are in the log in their order, whatever
  * the order within a step. What survives is a prefix of the log. So there is a *frontier* step:
  * every step before it survived whole, of every step after it nothing did, and of the frontier
  * itself any part: a control operation wholly or not at all (one record), a data step block by
- * block (a long write may span records; a block never tears, even for a partial write of it).
+ * block (a long write may span records; a block never tears, even for a partial write of it), and
+ * where several requests of the step change a block, sector by sector.
  * Operations answered before a completed flush was issued, and answered FUA requests, are
  * *required*: all steps before the one that holds a required operation are required whole, and
- * of that step its required blocks. The order of operations within one step is not judged; that
+ * of that step its required sectors. The order of operations within one step is not judged; that
  * is the only looseness, and steps of a single operation make up for it.
  *
  * **Crash upon crash.** What a recovery showed becomes the last step's outcome; it is not
@@ -66,8 +67,10 @@ export interface Step {
   title: string
   before: ModelState
   after: ModelState
-  /** Of a data step: `volume` → model block indexes that must have survived. */
-  required: Map<string, Set<number>>
+  /** Of a data step: `volume` → 1 for each model sector that must have survived. */
+  required: Map<string, Uint8Array>
+  /** … and → model blocks that several requests change, each its own sectors. */
+  shared: Map<string, Set<number>>
 }
 
 export function geometryOf(windows: readonly (readonly [number, number])[]): Geometry {
@@ -195,6 +198,27 @@ export function findDifference(expected: ModelState, found: ModelState): string 
   return null
 }
 
+function isRequired(required: Uint8Array | null, block: number): boolean {
+  const start = block * SECTORS_PER_BLOCK
+  return required?.subarray(start, start + SECTORS_PER_BLOCK).includes(1) === true
+}
+
+/** Whether each sector of the block is old or new, and new where it has to be. */
+function isMixture(
+  before: Uint32Array,
+  after: Uint32Array,
+  found: Uint32Array,
+  block: number,
+  required: Uint8Array | null,
+): boolean {
+  const start = block * SECTORS_PER_BLOCK
+  for (let index = start; index < start + SECTORS_PER_BLOCK; index += 1) {
+    if (found[index] === after[index]) continue
+    if (found[index] !== before[index] || required?.[index] === 1) return false
+  }
+  return true
+}
+
 /** Why `found` is not a state in which `step` is the frontier, or null when it is. */
 function findFrontierFault(step: Step, found: ModelState): string | null {
   if (step.kind === 'control') {
@@ -206,11 +230,14 @@ function findFrontierFault(step: Step, found: ModelState): string | null {
   for (const [name, after] of step.after) {
     const before = step.before.get(name) as ModelVolume
     const other = found.get(name) as ModelVolume
-    const required = step.required.get(name)
+    const required = step.required.get(name) ?? null
+    const shared = step.shared.get(name)
     for (let block = 0; block * SECTORS_PER_BLOCK < after.sectors.length; block += 1) {
       if (isSameBlock(after.sectors, other.sectors, block)) continue
-      const mayBeOld = required === undefined || !required.has(block)
-      if (mayBeOld && isSameBlock(before.sectors, other.sectors, block)) continue
+      if (shared?.has(block) === true) {
+        if (isMixture(before.sectors, after.sectors, other.sectors, block, required)) continue
+      } else if (!isRequired(required, block) && isSameBlock(before.sectors, other.sectors, block))
+        continue
       return findContentFault(name, after.sectors, other.sectors)
     }
   }
@@ -275,7 +302,8 @@ export class History {
 
   /** Begins a step; its `after` may still be set while it runs. */
   begin(kind: Step['kind'], title: string, after: ModelState): Step {
-    const step = { kind, title, before: this.latest, after, required: new Map() }
+    const before = this.latest
+    const step: Step = { kind, title, before, after, required: new Map(), shared: new Map() }
     this.#steps.push(step)
     return step
   }

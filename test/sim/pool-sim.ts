@@ -11,6 +11,7 @@ import type { Coverage } from './coverage.ts'
 import { playData, playFill } from './data-play.ts'
 import { SimViolation } from './data-step.ts'
 import { leaveFailed, playDamage, playFault, playFull, playRepair } from './fault-play.ts'
+import { playLongRead } from './long-read-play.ts'
 import type { PoolMaker } from './pool-under-test.ts'
 import type { SimReport } from './report.ts'
 import { DATA_KINDS, drawScript, formatSteps } from './script.ts'
@@ -143,6 +144,7 @@ async function playOrReopen(world: World, play: () => Promise<void>): Promise<vo
 async function playWhole(world: World, kind: StepKind): Promise<void> {
   await play(world, kind)
   judgeMaintenance(world)
+  world.judgeLongReads()
   world.verifyNoDamage()
   if (world.hasFailed) await leaveFailed(world)
 }
@@ -156,6 +158,8 @@ function play(world: World, kind: StepKind): Promise<void> | void {
       return playData(world, ['flush'], 1)
     case 'fill':
       return playFill(world)
+    case 'longRead':
+      return playLongRead(world)
     case 'truncate':
       return playTruncate(world)
     case 'checkpoint':
@@ -201,20 +205,25 @@ async function playReopen(world: World): Promise<void> {
 
 function playCrash(world: World): void {
   const { prng } = world
+  if (prng.chance(0.4)) {
+    world.planCut()
+    world.note('crash at a write or sync')
+    return
+  }
   world.turnsLeft = prng.pick([0, prng.below(10), prng.below(200)])
   world.note(`crash in ${world.turnsLeft} turns`)
 }
 
 /** Mends everything, and looks at everything once more. */
 async function playEnd(world: World): Promise<void> {
-  world.turnsLeft = Infinity
+  world.cancelEnd()
   world.heal()
   world.io.disk.clearFaults()
   if (world.isTainted) {
     world.io.crash({ kind: 'process' })
     await world.reopen()
   }
-  world.turnsLeft = Infinity
+  world.cancelEnd()
   await playOrReopen(world, () => playWhole(world, 'verify'))
   const isJudged = world.traits.isJudged && !world.isFenced && world.maker.walk !== undefined
   if (isJudged) await judgeStored(world)

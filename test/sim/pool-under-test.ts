@@ -80,7 +80,7 @@ async function readSectors(
   arena: Arena,
   target: ExportTarget,
   geometry: Geometry,
-  mayFail: boolean,
+  mayFail: () => boolean,
 ): Promise<Uint32Array> {
   const sectors = new Uint32Array(geometry.sectorCount)
   let runs: ModelBlock[] = []
@@ -102,7 +102,7 @@ async function readSectors(
     arena.memory.fill(0xee, at, at + lengthBytes)
     const offsetBytes = blockIndex * BLOCK_SIZE_BYTES
     const result = await targetResult((done) => target.read(offsetBytes, lengthBytes, at, done, 0))
-    if (result === -Errno.EIO && mayFail) {
+    if (result === -Errno.EIO && mayFail()) {
       arena.free(at, lengthBytes)
       if (sectorCount > SECTORS_PER_BLOCK) runs = [...runs, ...halvesOf(run)]
       else markUnreadable(sectors, modelBlock)
@@ -137,13 +137,13 @@ function halvesOf({ modelBlock, blockIndex, sectorCount }: ModelBlock): ModelBlo
   ]
 }
 
-/** Content of one disk; with `mayFail`, what gives EIO is {@link STAMP_UNREADABLE}. */
+/** Content of one disk; where it `mayFail`, what gives EIO is {@link STAMP_UNREADABLE}. */
 export async function readDisk(
   io: Io,
   pool: SimPool,
   name: string,
   geometry: Geometry,
-  mayFail: boolean,
+  mayFail: () => boolean,
 ): Promise<Uint32Array> {
   const target = pool.openTarget(name, 'reader')
   if (target === null) throw new Error(`${name} is listed and cannot be opened`)
@@ -156,7 +156,7 @@ export async function readDisk(
 export async function readState(
   io: Io,
   pool: SimPool,
-  mayFail: boolean = false,
+  mayFail: () => boolean = () => false,
 ): Promise<ModelState> {
   const state = new Map<string, ModelVolume>()
   for (const { name, sizeBytes, holds, snapshots: infos } of await pool.volumes()) {

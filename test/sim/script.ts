@@ -15,6 +15,7 @@ export type StepKind =
   | 'data'
   | 'flush'
   | 'fill'
+  | 'longRead'
   | 'truncate'
   | 'checkpoint'
   | 'reclaim'
@@ -51,6 +52,10 @@ export interface Traits {
   deathChance: number
   dataWeights: readonly number[]
   requestCountMax: number
+  /** Chance that a request goes to a block that another one is about to change. */
+  crowdChance: number
+  /** Chance that a world ends with the page cache lost, and not only the process. */
+  powerChance: number
   /** How much of what is written has been written before. */
   repeatWeight: number
 }
@@ -79,16 +84,17 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   data: 30,
   flush: 4,
   fill: 0.3,
+  longRead: 2.5,
   checkpoint: 2,
-  reclaim: 1,
-  settle: 4,
+  reclaim: 1.5,
+  settle: 5,
   cancel: 0.5,
-  beginImport: 2,
-  endImport: 2,
+  beginImport: 4,
+  endImport: 4,
   verify: 1,
   idle: 1.5,
   reopen: 1,
-  crash: 3,
+  crash: 2.5,
   fault: 5,
   full: 2,
   damage: 5,
@@ -156,6 +162,8 @@ function drawTraits(prng: Prng, faults: boolean): Traits {
     dataWeights,
     requestCountMax: prng.pick([1, 2, 8, 24]),
     repeatWeight: prng.pick([1, 5, 20]),
+    crowdChance: prng.pick([0, 0.1, 0.4]),
+    powerChance: prng.pick([0.3, 0.8, 1]),
   }
 }
 

@@ -11,6 +11,7 @@ import type { Coverage } from './coverage.ts'
 import { SimViolation } from './data-step.ts'
 import { Doors } from './doors.ts'
 import type { Guest } from './guest.ts'
+import type { LongRead } from './long-read.ts'
 import { History, countUnreadable, findDifference } from './model.ts'
 import { readState } from './pool-under-test.ts'
 import type { PoolMaker, SimPool } from './pool-under-test.ts'
@@ -39,6 +40,9 @@ const FENCING = /a record’s header is damaged/
 const PLENTY_BYTES = 2 ** 40
 /** Enough where no filesystem is mounted, and little enough to run short of now and then. */
 const SMALL_ARENA_BYTES = 16 * 1024 * 1024
+/** Where a cut hurts most. */
+const CUT_PATHS = ['superblock', '.seg', ''] as const
+const CUT_RECOVERY_CHANCE = 0.2
 const OPEN_ATTEMPT_COUNT_MAX = 50
 /** What a fault may make of maintenance. */
 const FAULT_CODES: readonly string[] = ['no-space', 'io', 'pool-failed']
@@ -60,6 +64,11 @@ export class World {
   /** Turns until the world ends, or Infinity. */
   turnsLeft: number = Infinity
   hasFailed = false
+  /** A request was answered with an error that only a pool that has failed may answer with. */
+  owesFailure = false
+  longReads: LongRead[] = []
+  /** The world ends soon after so many more of these; null: no such end is planned. */
+  #cut: { operation: 'write' | 'sync'; path: string; leftCount: number } | null = null
   /** A disk without room, which a crash or a close does not give any. */
   staysFull = false
   #doors: Doors | null = null
@@ -81,7 +90,11 @@ export class World {
     const needsAll = script.traits.doorWeights[DOOR_KINDS.indexOf('fuse')] > 0
     const memory = needsAll ? arenaMemory : arenaMemory.subarray(0, SMALL_ARENA_BYTES)
     const seed = this.prng.nextU32()
-    this.io = new SimIo({ seed, arenaMemory: memory, ...(trace === undefined ? {} : { trace }) })
+    const touched = (operation: 'write' | 'sync', path: string): void => {
+      this.#countToCut(operation, path)
+    }
+    const traced = trace === undefined ? {} : { trace }
+    this.io = new SimIo({ seed, arenaMemory: memory, touched, ...traced })
     this.contents = new Contents(
       () => this.prng,
       () => this.#newStamp(),
@@ -141,7 +154,8 @@ export class World {
       this.report.turnCount += 1
       if (this.#stray !== null) throw this.#stray.reason
       if (this.turnsLeft <= 0) {
-        this.io.crash({ kind: this.prng.chance(0.8) ? 'power' : 'process' })
+        const isPower = this.prng.chance(this.traits.powerChance)
+        this.io.crash({ kind: isPower ? 'power' : 'process' })
         return false
       }
       this.turnsLeft -= 1
@@ -149,6 +163,29 @@ export class World {
     })
     if (this.io.isDead) throw new Crashed()
     return result as T
+  }
+
+  /** Whatever end was planned does not come. */
+  cancelEnd(): void {
+    this.turnsLeft = Infinity
+    this.#cut = null
+  }
+
+  /** The world ends soon after some more writes to the disk, or syncs. */
+  planCut(): void {
+    const { prng } = this
+    const path = prng.pick(CUT_PATHS)
+    const leftCount = prng.between(1, prng.pick(path === 'superblock' ? [1, 3] : [3, 30]))
+    this.#cut = { operation: prng.pick(['write', 'sync']), path, leftCount }
+  }
+
+  #countToCut(operation: 'write' | 'sync', path: string): void {
+    const cut = this.#cut
+    if (cut === null || operation !== cut.operation || !path.includes(cut.path)) return
+    cut.leftCount -= 1
+    if (cut.leftCount > 0) return
+    this.#cut = null
+    this.turnsLeft = Math.min(this.turnsLeft, this.prng.below(3))
   }
 
   /** Resolves after some more turns, whatever happens in them. */
@@ -171,6 +208,7 @@ export class World {
   }
 
   async leave(volume: string): Promise<void> {
+    await this.endLongReads(volume)
     await this.drive(this.#mustDoors().leave(volume))
   }
 
@@ -180,6 +218,21 @@ export class World {
     if (guest === null) return
     this.report.clientDeathCount += 1
     this.note(`  a client of ${guest.volume} dies`)
+  }
+
+  /** Waits for the reads of a volume, or of all, that steps have left under way. */
+  async endLongReads(volume: string | null): Promise<void> {
+    const isMeant = (one: LongRead): boolean => volume === null || one.volume === volume
+    for (const one of this.longReads.filter(isMeant)) await this.drive(one.whenDone())
+    this.judgeLongReads()
+  }
+
+  /** After each step: what those that ended may have seen is any state since they began. */
+  judgeLongReads(): void {
+    for (const one of this.longReads) one.noteState(this.history.latest)
+    const done = this.longReads.filter((one) => one.isDone)
+    this.longReads = this.longReads.filter((one) => !one.isDone)
+    for (const one of done) this.report.refusedReadCount += one.judge(this.isTainted)
   }
 
   async quiet(): Promise<void> {
@@ -253,14 +306,15 @@ export class World {
   /** Nothing is in flight: what the pool shows must be the model's latest state. */
   async verify(): Promise<void> {
     this.note('verify')
-    const mayFail = this.isTainted
+    // Damage may come to light while it is being read.
+    const mayFail = (): boolean => this.isTainted
     try {
       const found = await this.drive(readState(this.io, this.mustPool(), mayFail))
       this.report.refusedReadCount += countUnreadable(found)
       const fault = findDifference(this.history.latest, found)
       if (fault !== null) throw new SimViolation(`the running pool differs: ${fault}`)
     } catch (error) {
-      if (!mayFail || !(error instanceof VarveError)) throw error
+      if (!mayFail() || !(error instanceof VarveError)) throw error
       this.judgeFault(error)
     }
   }
@@ -277,6 +331,7 @@ export class World {
     this.io.disk.clearFaults()
     this.giveRoom()
     this.stopImports()
+    await this.endLongReads(null)
     await this.drive(this.#mustDoors().close())
     this.maintenance?.cancel()
     const wasTainted = this.isTainted
@@ -298,7 +353,9 @@ export class World {
     for (let attempt = 0; attempt < OPEN_ATTEMPT_COUNT_MAX; attempt += 1) {
       this.#forgetPool()
       if (this.io.isDead) this.#reboot()
-      this.turnsLeft = this.prng.chance(0.25) ? this.prng.below(80) : Infinity
+      this.cancelEnd()
+      if (this.prng.chance(0.25)) this.turnsLeft = this.prng.below(80)
+      else if (this.prng.chance(CUT_RECOVERY_CHANCE)) this.planCut()
       try {
         await this.#openOnce()
         return
@@ -318,6 +375,8 @@ export class World {
     this.#doors = null
     this.pool = null
     this.hasFailed = false
+    this.owesFailure = false
+    this.longReads = []
     this.stopImports()
     this.maintenance = null
   }
@@ -365,7 +424,7 @@ export class World {
   async #openOnce(): Promise<void> {
     const { disk } = this.io
     if (!this.#isCreated) {
-      this.turnsLeft = Infinity
+      this.cancelEnd()
       this.pool = await this.drive(this.maker.create(this.io))
       this.#doors = await this.drive(Doors.open(this.io, this.pool, this.traits.doorWeights))
       this.#isCreated = true
@@ -380,8 +439,8 @@ export class World {
     }
     const tail = hasDamage && this.#isTailDamaged()
     this.pool = await this.drive(this.maker.open(this.io))
-    const found = await this.drive(readState(this.io, this.pool, this.isTainted))
-    this.turnsLeft = Infinity
+    const found = await this.drive(readState(this.io, this.pool, () => this.isTainted))
+    this.cancelEnd()
     this.verifyNoDamage()
     this.report.refusedReadCount += countUnreadable(found)
     const fault = this.history.adopt(found)

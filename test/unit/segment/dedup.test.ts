@@ -29,7 +29,7 @@ function valueAt(segment: number, i: number): number {
 
 class Subject {
   readonly io: SimIo = new SimIo({ seed: 1, arenaMemory })
-  readonly index: DedupIndex = new DedupIndex(1)
+  readonly index: DedupIndex = new DedupIndex(4096 * 12)
   /** Addresses, as text, of each block by its number. */
   readonly addresses: Map<number, Set<string>> = new Map()
   readonly firstSlots: Map<number, number> = new Map()

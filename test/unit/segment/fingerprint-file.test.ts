@@ -117,7 +117,11 @@ t.test(
       subject.io.addFault({ kind: 'read-error', ...fault })
       const index = await subject.load(5)
       t.ok(index === null || countOf(index, COUNT) < COUNT)
-      t.equal(countOf((await subject.load(5)) ?? new DedupIndex(1), COUNT), COUNT, 'then it can')
+      t.equal(
+        countOf((await subject.load(5)) ?? new DedupIndex(4096 * 12), COUNT),
+        COUNT,
+        'then it can',
+      )
     }
   },
 )
@@ -130,7 +134,7 @@ t.test('it is said to be of a later checkpoint only if it was of the one before'
   t.not(await subject.load(5), null)
   await subject.run(retagFingerprints(store, '/p', 5, 9))
   t.equal(await subject.load(5), null)
-  t.equal(countOf((await subject.load(9)) ?? new DedupIndex(1), 100), 100)
+  t.equal(countOf((await subject.load(9)) ?? new DedupIndex(4096 * 12), 100), 100)
   const other = await Subject.saved(100, new Uint8Array(16).fill(1))
   const { data } = subject.io.disk.openFile(PATH, 'read')
   const head = new Uint8Array(PAGE_SIZE_BYTES)
@@ -146,12 +150,12 @@ t.test('saving it that fails leaves the one of before, or none that counts', asy
   for (const kind of ['write-error', 'sync-error'] as const) {
     const subject = await Subject.saved(100)
     subject.io.addFault({ kind, path: FINGERPRINT_FILE, skip: 0, times: 1, errno: Errno.ENOSPC })
-    const index = new DedupIndex(1)
+    const index = new DedupIndex(4096 * 12)
     index.set(1, 1, 1, 1)
     const saving = subject.run(saveFingerprints(subject.store, index, '/p', 6))
     await t.rejects(saving, { code: 'no-space' })
     t.equal(await subject.load(6), null)
-    t.equal(countOf((await subject.load(5)) ?? new DedupIndex(1), 100), 100)
+    t.equal(countOf((await subject.load(5)) ?? new DedupIndex(4096 * 12), 100), 100)
     await subject.run(saveFingerprints(subject.store, index, '/p', 6))
     t.equal((await subject.load(6))?.count, 1, 'the next does not stumble over what was left')
   }

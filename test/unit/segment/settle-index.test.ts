@@ -89,7 +89,7 @@ await t.test('the index holds what its sample covers, as it was last told', asyn
 })
 
 await t.test('a full index keeps a share of its fingerprints, evenly', (t) => {
-  const index = new DedupIndex(1)
+  const index = new DedupIndex(4096 * 12)
   const count = 100_000
   for (let i = 0; i < count; i += 1) index.set(Math.imul(i, 0x85ebca6b) >>> 0, i, 1, 1 + (i % 9))
   t.ok(index.sampleBits >= 5, `one in 2^${index.sampleBits}`)
@@ -99,7 +99,7 @@ await t.test('a full index keeps a share of its fingerprints, evenly', (t) => {
 })
 
 await t.test('fingerprints that all end with zeros do not make the index go round', (t) => {
-  const index = new DedupIndex(1)
+  const index = new DedupIndex(4096 * 12)
   for (let i = 0; i < 65536; i += 1) index.set((i << 16) >>> 0, i % 3, 1, 1)
   t.notOk(index.find(1, 1))
   t.ok(index.count > 0 && index.count < 4096)
