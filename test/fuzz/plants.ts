@@ -64,6 +64,17 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     },
   },
   {
+    name: 'a decoder that keeps what it was given',
+    target: 'node',
+    executionCount: 1500,
+    plant: {
+      module: '/format/node.js',
+      from: 'export function decodeNode(memory, offsetBytes, level) {',
+      to: `export function decodeNode(memory, offsetBytes, level) {
+        (globalThis.keptForEver ??= []).push(new Uint8Array(65536));`,
+    },
+  },
+  {
     name: 'an NBD option with fewer numbers than it counts',
     target: 'nbd-option-data',
     executionCount: 60_000,

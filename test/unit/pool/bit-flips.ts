@@ -119,12 +119,16 @@ async function judgeReads(world: SimWorld, rot: RotPool, outcome: FlipOutcome): 
   outcome.failedCount = failed.size
   for (const [disk, expected] of rot.contents) {
     const bytes = found.get(disk)
-    if (bytes === undefined) outcome.faults.push(`${disk} is gone`)
-    if (bytes !== undefined && Buffer.compare(bytes, expected) === 0) continue
+    if (bytes?.length !== expected.length) {
+      outcome.faults.push(`${disk} is gone, or of another size`)
+      continue
+    }
+    if (Buffer.compare(bytes, expected) === 0) continue
     for (let at = 0; at < expected.length; at += BLOCK) {
       if (failed.has(`${disk} ${at / BLOCK}`)) continue
-      const isSame = bytes?.subarray(at, at + BLOCK).every((byte, i) => byte === expected[at + i])
-      if (isSame !== true) outcome.faults.push(`wrong bytes of ${disk} at ${at}`)
+      const here = bytes.subarray(at, at + BLOCK)
+      const isSame = Buffer.compare(here, expected.subarray(at, at + BLOCK)) === 0
+      if (!isSame) outcome.faults.push(`wrong bytes of ${disk} at ${at}`)
     }
   }
 }

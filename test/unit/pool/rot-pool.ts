@@ -7,6 +7,9 @@ import { BLOCK, POOL, SimWorld } from './sim-pool.ts'
 
 export const ROT_OPTIONS: OpenPoolOptions = {
   codecs: deflateCodecs,
+  // What a pool usually has takes longer to set up than all there is here to read.
+  nodeCacheBytes: MIB,
+  checksumCacheBytes: MIB,
   frameCacheBytes: 2 * MIB,
   dedupIndexBytes: MIB,
 }

@@ -129,7 +129,7 @@ export class SimClient {
     const result = await this.#result((completion) => {
       this.target.read(offsetBytes, lengthBytes, at, completion, 0)
     })
-    const bytes = Uint8Array.from(arena.memory.subarray(at, at + lengthBytes))
+    const bytes = new Uint8Array(arena.memory.subarray(at, at + lengthBytes))
     arena.free(at, lengthBytes)
     return result < 0 ? result : bytes
   }
