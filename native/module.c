@@ -69,7 +69,8 @@ napi_value varve_throw(napi_env env, const char *fact) {
 NAPI_MODULE_INIT() {
   const struct varve_export *tables[] = {
     varve_arena_exports,  varve_codec_exports, varve_hash_exports,  varve_ring_exports,
-    varve_socket_exports, varve_file_exports,  varve_mount_exports,
+    varve_socket_exports, varve_file_exports,  varve_mount_exports, varve_shared_exports,
+    varve_descriptors_exports,
   };
   for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
     for (const struct varve_export *e = tables[t]; e->name != NULL; e++) {

@@ -24,6 +24,8 @@ extern const struct varve_export varve_ring_exports[];
 extern const struct varve_export varve_socket_exports[];
 extern const struct varve_export varve_file_exports[];
 extern const struct varve_export varve_mount_exports[];
+extern const struct varve_export varve_shared_exports[];
+extern const struct varve_export varve_descriptors_exports[];
 
 /* Reads exactly `count` arguments; throws a TypeError and returns 0 when there are fewer. */
 int varve_args(napi_env env, napi_callback_info info, size_t count, napi_value *args);

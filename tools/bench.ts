@@ -1,118 +1,203 @@
 /**
  * Benchmarks of the whole system with the tools people use; docs/benchmarking.md has the method.
  *
- *     node dist/tools/bench.js nbd|fuse|snapshots|memory|recovery|clones [options]
- *     node dist/tools/bench.js space|import|settled|crowd|usage [options]
+ *     node dist/tools/bench.js BENCHMARK|all|docs [options]
+ *
+ * Exit code 0: measured; 1: something failed; 2: not understood; 130: interrupted.
  */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { cpus, release, tmpdir } from 'node:os'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { tryParseSize } from '../src/base/units.ts'
 import { benchClones } from './bench/clones.ts'
 import { benchCrowd } from './bench/crowd.ts'
+import { recordFolder, writeDocument } from './bench/docs-tables.ts'
 import { benchFuse } from './bench/fuse.ts'
 import { benchImport } from './bench/import.ts'
 import { benchMemory } from './bench/memory.ts'
 import { benchNbd } from './bench/nbd.ts'
+import { benchOverwrite } from './bench/overwrite.ts'
+import { asJson, beginRecord, writeRecord, type BenchRecord } from './bench/record.ts'
 import { benchRecovery } from './bench/recovery.ts'
-import type { BenchOptions, BenchReport } from './bench/report.ts'
-import { SERVER_KINDS, type ServerKind } from './bench/servers.ts'
+import { asText, type BenchOptions, type BenchReport } from './bench/report.ts'
 import { benchSettled } from './bench/settled.ts'
 import { benchSnapshots } from './bench/snapshots.ts'
 import { benchSpace } from './bench/space.ts'
 import { benchUsage } from './bench/usage.ts'
 
-const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<BenchReport>> = {
-  nbd: benchNbd,
-  fuse: benchFuse,
-  snapshots: benchSnapshots,
-  memory: benchMemory,
-  recovery: benchRecovery,
-  clones: benchClones,
-  space: benchSpace,
-  import: benchImport,
-  settled: benchSettled,
-  crowd: benchCrowd,
-  usage: benchUsage,
+interface Benchmark {
+  measure(options: BenchOptions): Promise<BenchReport>
+  /** What `all` leaves it out without. */
+  needs?: 'corpusPath' | 'imagePath'
 }
 
-const USAGE = `Usage: npm run bench -- BENCHMARK [options]
+/** In the order of `all`. */
+const BENCHMARKS: Record<string, Benchmark> = {
+  nbd: { measure: benchNbd },
+  snapshots: { measure: benchSnapshots },
+  overwrite: { measure: benchOverwrite },
+  memory: { measure: benchMemory },
+  fuse: { measure: benchFuse },
+  recovery: { measure: benchRecovery },
+  clones: { measure: benchClones },
+  usage: { measure: benchUsage },
+  settled: { measure: benchSettled, needs: 'imagePath' },
+  crowd: { measure: benchCrowd, needs: 'imagePath' },
+  import: { measure: benchImport, needs: 'imagePath' },
+  space: { measure: benchSpace, needs: 'corpusPath' },
+}
 
-  nbd         varve and qemu-nbd side by side, on the same work
+const USAGE = `Usage: npm run bench -- BENCHMARK|all|docs [options]
+
+  nbd         varve beside qemu-nbd, qemu-storage-daemon and nbdkit, on the same work
+  snapshots   reading disks with 1 to 1,000 snapshots, beside qcow2's
+  overwrite   reading in sequence what was overwritten at random, before and after settling
+  memory      resident memory of varve serve while 20 GiB are moved; pauses of its collector
   fuse        a disk as a file, beside qemu-storage-daemon and beside libfuse
-  snapshots   reading a volume with 1,000 snapshots and one with none, as pairs
-  memory      resident memory of varve serve while 20 GiB are moved
   recovery    kill -9 after 1 GiB, with and without checkpoints, then the time to reopen
   clones      1,000 clones of a 100 GiB volume in one command
-  space       what a corpus of images takes, beside btrfs, qcow2, borg, restic and others
-  import      a raw image into a pool, beside qemu-img convert and borg create
+  usage       counting who uses what: 1,000 snapshots, 100 clones
   settled     reading what was settled, and guests beside settling and reclaiming
   crowd       memory and disk of 100 clones of an image that all read it
-  usage       counting who uses what: 1,000 snapshots, 100 clones
+  import      a raw image into a pool, beside qemu-img convert and borg create
+  space       what a corpus of images takes, beside btrfs, qcow2, borg, restic and others
+
+  all         every one of them for which there is an image or a corpus, then docs
+  docs        the tables and pictures of docs/benchmarking.md, of the records in --out
 
   --rounds N       how often each measurement is repeated (5)
   --seconds N      how long each one takes (5)
+  --quick          one round of one second on little data: does everything run?
   --size SIZE      of the disk, e.g. 4G
-  --servers A,B    nbd only: of ${SERVER_KINDS.join(', ')} (varve,qemu-nbd)
-  --corpus PATH    space only: the folder of images that tools/corpus made
-  --only A,B       space only: of those who are compared, by name or how it begins (all)
-  --against FILE   space only: an earlier --json, for those whom --only leaves out
+  --only A,B       nbd, overwrite, snapshots, space: of those who are compared, by name or how
+                   it begins (all)
+  --corpus PATH    space: the folder of images that tools/corpus made
+  --against FILE   space: an earlier --json, for those whom --only leaves out
   --image FILE     import, settled, crowd: the image
   --folder PATH    where to put pools and images (${tmpdir()})
-  --json           print all measurements as JSON instead of a table
+  --out FOLDER     keep a record there, as it grows (all: docs/benchmarks, nothing with --quick)
+  --json           print the record instead of tables
 `
 
+const OPTIONS = {
+  rounds: { type: 'string' },
+  seconds: { type: 'string' },
+  quick: { type: 'boolean', default: false },
+  size: { type: 'string' },
+  only: { type: 'string' },
+  corpus: { type: 'string' },
+  against: { type: 'string' },
+  image: { type: 'string' },
+  folder: { type: 'string', default: tmpdir() },
+  out: { type: 'string' },
+  json: { type: 'boolean', default: false },
+  help: { type: 'boolean', default: false },
+} as const
+
+type Common = Omit<BenchOptions, 'folder' | 'keep'> & {
+  parentFolder: string
+  outFolder: string | undefined
+}
+
 async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
-      rounds: { type: 'string', default: '5' },
-      seconds: { type: 'string', default: '5' },
-      size: { type: 'string' },
-      servers: { type: 'string', default: 'varve,qemu-nbd' },
-      corpus: { type: 'string' },
-      only: { type: 'string' },
-      against: { type: 'string' },
-      image: { type: 'string' },
-      folder: { type: 'string', default: tmpdir() },
-      json: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  })
+  const { values, positionals } = parseArgs({ allowPositionals: true, options: OPTIONS })
   const name = positionals[0] ?? ''
-  if (values.help || positionals.length !== 1 || !(name in BENCHMARKS)) {
+  const isKnown = name in BENCHMARKS || name === 'all' || name === 'docs'
+  if (values.help || positionals.length !== 1 || !isKnown) {
     process.stdout.write(USAGE)
     return values.help ? 0 : 2
   }
-  const folder = mkdtempSync(join(values.folder, 'varve-bench-'))
-  const remove = (): void => rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => {
-      // Servers are killed at exit (see Server), so what they write to goes after them.
-      process.once('exit', remove)
-      process.exit(1)
-    })
+  const common = commonOptions(values)
+  if (name === 'docs') return makeDocument(values.out ?? recordFolder)
+  if (name === 'all') {
+    const outFolder = values.out ?? (values.quick ? undefined : recordFolder)
+    return measureAll({ ...common, outFolder }, values.json)
   }
+  print(await measure(name, common, values.json), values.json)
+  return 0
+}
+
+function commonOptions(
+  values: ReturnType<typeof parseArgs<{ options: typeof OPTIONS }>>['values'],
+): Common {
+  return {
+    rounds: wholeNumber(values.rounds ?? (values.quick ? '1' : '5'), '--rounds'),
+    seconds: wholeNumber(values.seconds ?? (values.quick ? '1' : '5'), '--seconds'),
+    isQuick: values.quick,
+    sizeBytes: values.size === undefined ? undefined : sizeOf(values.size),
+    corpusPath: values.corpus,
+    imagePath: values.image,
+    only: values.only?.split(','),
+    againstPath: values.against,
+    parentFolder: values.folder,
+    outFolder: values.out,
+    say: (message) => process.stderr.write(`${message}\n`),
+  }
+}
+
+/** One after the other; what fails does not keep the others from being measured. */
+async function measureAll(common: Common, isJson: boolean): Promise<number> {
+  let failureCount = 0
+  for (const [name, { needs }] of Object.entries(BENCHMARKS)) {
+    if (needs !== undefined && common[needs] === undefined) {
+      const option = needs === 'corpusPath' ? '--corpus' : '--image'
+      common.say(`${name} is left out: it wants ${option}`)
+      continue
+    }
+    common.say(`== ${name}`)
+    try {
+      print(await measure(name, common, isJson), isJson)
+    } catch (error) {
+      failureCount += 1
+      common.say(`${name} failed: ${(error as Error).message}`)
+    }
+  }
+  if (!common.isQuick && common.outFolder !== undefined) makeDocument(common.outFolder)
+  return failureCount === 0 ? 0 : 1
+}
+
+function makeDocument(folder: string): number {
+  process.stderr.write(`docs/benchmarking.md shows ${writeDocument(folder).join(', ')}\n`)
+  return 0
+}
+
+async function measure(name: string, common: Common, isJson: boolean): Promise<BenchRecord> {
+  const { rounds, seconds, isQuick, outFolder, parentFolder } = common
+  const recordOf = beginRecord({ benchmark: name, rounds, seconds, isQuick })
+  const folder = mkdtempSync(join(parentFolder, 'varve-bench-'))
+  const remove = (): void => rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
+  let soFar: BenchRecord | null = null
+  const keep = (report: BenchReport, isComplete: boolean): BenchRecord => {
+    soFar = recordOf(report, isComplete)
+    if (outFolder !== undefined) writeRecord(outFolder, soFar)
+    return soFar
+  }
+  const interrupt = (): void => {
+    if (soFar !== null) print(soFar, isJson)
+    // Servers are killed at exit (see Server), so what they write to goes after them.
+    process.once('exit', remove)
+    process.exit(130)
+  }
+  process.once('SIGINT', interrupt)
+  process.once('SIGTERM', interrupt)
   try {
-    const report = await BENCHMARKS[name]({
-      rounds: wholeNumber(values.rounds, '--rounds'),
-      seconds: wholeNumber(values.seconds, '--seconds'),
-      sizeBytes: values.size === undefined ? undefined : sizeOf(values.size),
-      servers: serversOf(values.servers),
-      corpusPath: values.corpus,
-      imagePath: values.image,
-      only: values.only?.split(','),
-      againstPath: values.against,
+    const report = await BENCHMARKS[name].measure({
+      ...common,
       folder,
-      say: (message) => process.stderr.write(`${message}\n`),
+      keep: (partial) => keep(partial, false),
     })
-    const json = { apiVersion: 1, benchmark: name, host: describeHost(), ...report.json }
-    console.log(values.json ? JSON.stringify(json, null, 2) : report.text)
-    return 0
+    return keep(report, true)
   } finally {
+    process.removeListener('SIGINT', interrupt)
+    process.removeListener('SIGTERM', interrupt)
     remove()
   }
+}
+
+function print(record: BenchRecord, isJson: boolean): void {
+  const heading = record.isComplete ? '' : 'Interrupted; measured by then:\n\n'
+  process.stdout.write(`${isJson ? asJson(record) : heading + asText(record)}\n`)
 }
 
 function wholeNumber(text: string, option: string): number {
@@ -126,25 +211,6 @@ function sizeOf(text: string): number {
   const bytes = tryParseSize(text)
   if (bytes === null) throw new Error(`--size ${text} is no size; write 4G or 512M`)
   return bytes
-}
-
-function serversOf(text: string): ServerKind[] {
-  return text.split(',').map((name) => {
-    const kind = SERVER_KINDS.find((known) => known === name)
-    if (kind === undefined) throw new Error(`--servers takes ${SERVER_KINDS.join(', ')}`)
-    return kind
-  })
-}
-
-function describeHost(): Record<string, unknown> {
-  const memory = /MemTotal:\s+(\d+) kB/.exec(readFileSync('/proc/meminfo', 'utf8'))
-  return {
-    cpu: cpus()[0].model,
-    cpuCount: cpus().length,
-    memoryBytes: Number(memory?.[1]) * 1024,
-    kernel: release(),
-    node: process.version,
-  }
 }
 
 process.exitCode = await main().catch((error: unknown) => {

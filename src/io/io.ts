@@ -11,6 +11,7 @@
  * (where the log writes its batch), then everything queued is submitted in one system call.
  */
 import type { Arena } from './arena.ts'
+import type { DescriptorIo } from './descriptors.ts'
 import type { MessageDevice, MessageOwner } from './messages.ts'
 import type { PeerIdentity } from './peer-identity.ts'
 
@@ -141,6 +142,9 @@ export interface Io {
    * Null where this Io cannot: then the descriptor stays the caller's.
    */
   openMessages(fd: number, owner: MessageOwner): MessageDevice | null
+
+  /** Descriptors, shared memory and events; missing where this Io cannot. */
+  descriptors?(): DescriptorIo
 
   // Time and entropy.
   /** Monotonic. */

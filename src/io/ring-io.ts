@@ -6,6 +6,7 @@ import { assert, assertSafe } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
 import type { Binding } from '../native/binding.ts'
 import type { Arena } from './arena.ts'
+import type { DescriptorIo } from './descriptors.ts'
 import type {
   IoCompletion,
   IoFile,
@@ -18,8 +19,10 @@ import type {
 import { nodeFile } from './node-files.ts'
 import type { MessageDevice, MessageOwner } from './messages.ts'
 import { PosixIo } from './posix-io.ts'
+import { RingDescriptors } from './ring-descriptors.ts'
 import { RingListener } from './ring-listener.ts'
 import { RingMessages } from './ring-messages.ts'
+import { RingSocket } from './ring-socket.ts'
 import type { Ring } from './ring.ts'
 
 const EINTR = 4
@@ -29,6 +32,7 @@ export class RingIo extends PosixIo {
   readonly #ring: Ring
   readonly #binding: Binding
   readonly #listeners = new Set<RingListener>()
+  #descriptors: RingDescriptors | null = null
 
   constructor(arena: Arena, ring: Ring, binding: Binding) {
     super(arena, binding)
@@ -85,13 +89,22 @@ export class RingIo extends PosixIo {
   }
 
   async listen(address: SocketAddress, accept: (socket: IoSocket) => void): Promise<IoListener> {
-    const listener = await RingListener.open(address, this.#ring, this.#binding, accept)
+    const ring = this.#ring
+    const binding = this.#binding
+    const listener = await RingListener.open(address, ring, binding, (fd, peer, identity) => {
+      accept(new RingSocket(fd, peer, identity, ring, binding))
+    })
     this.#listeners.add(listener)
     return listener
   }
 
   override openMessages(fd: number, owner: MessageOwner): MessageDevice {
     return new RingMessages(fd, owner, this.#ring, this.#binding)
+  }
+
+  descriptors(): DescriptorIo {
+    this.#descriptors ??= new RingDescriptors(this.#ring, this.#binding, this.#listeners)
+    return this.#descriptors
   }
 
   async shutdown(): Promise<void> {

@@ -2,13 +2,15 @@
 import { unlink } from 'node:fs/promises'
 import { Errno } from '../base/errors.ts'
 import type { Binding } from '../native/binding.ts'
-import type { IoCompletion, IoListener, IoSocket, SocketAddress } from './io.ts'
+import type { IoCompletion, IoListener, SocketAddress } from './io.ts'
 import { removeDeadSocket, resolveHost } from './listen-address.ts'
 import { osError, withOsErrors } from './os-errors.ts'
 import { LOCAL_STRANGER, REMOTE_STRANGER, peerUserOf } from './peer-identity.ts'
 import type { PeerIdentity } from './peer-identity.ts'
-import { RingSocket } from './ring-socket.ts'
 import type { Ring } from './ring.ts'
+
+/** Told of a connection; the descriptor is its own from then on. */
+export type AcceptDescriptor = (fd: number, peer: string, identity: PeerIdentity) => void
 
 const EMFILE = 24
 const ENFILE = 23
@@ -20,7 +22,7 @@ export class RingListener implements IoListener, IoCompletion {
   readonly #fd: number
   readonly #ring: Ring
   readonly #binding: Binding
-  readonly #accept: (socket: IoSocket) => void
+  readonly #accept: AcceptDescriptor
   #accepting = 0
   #pause: NodeJS.Timeout | null = null
   #isClosing = false
@@ -32,7 +34,7 @@ export class RingListener implements IoListener, IoCompletion {
     fd: number,
     ring: Ring,
     binding: Binding,
-    accept: (socket: IoSocket) => void,
+    accept: AcceptDescriptor,
   ) {
     this.address = address
     this.#fd = fd
@@ -46,7 +48,7 @@ export class RingListener implements IoListener, IoCompletion {
     address: SocketAddress,
     ring: Ring,
     binding: Binding,
-    accept: (socket: IoSocket) => void,
+    accept: AcceptDescriptor,
   ): Promise<RingListener> {
     if (address.kind === 'unix') {
       await removeDeadSocket(address.path)
@@ -97,7 +99,7 @@ export class RingListener implements IoListener, IoCompletion {
       this.#binding.closeFd(fd)
       return
     }
-    this.#accept(new RingSocket(fd, peer, identity, this.#ring, this.#binding))
+    this.#accept(fd, peer, identity)
   }
 
   /** Null: the kernel does not say who it is. */

@@ -123,6 +123,7 @@ export class Ring {
     while (this.#canceling > 0) await new Promise((resolve) => setImmediate(resolve))
   }
 
+  /** Returns what `cancel` takes. */
   read(
     fd: number,
     fileOffset: number,
@@ -130,7 +131,7 @@ export class Ring {
     lengthBytes: number,
     completion: IoCompletion,
     tag: number,
-  ): void {
+  ): number {
     assertSafe(fileOffset, 'read offset')
     this.#assertInArena(arenaOffset, lengthBytes)
     const slot = this.#takeSlot(KIND_READ, completion, tag)
@@ -141,6 +142,7 @@ export class Ring {
     slots.lengthBytes[slot] = lengthBytes
     slots.doneBytes[slot] = 0
     this.#queueRead(slot)
+    return slot
   }
 
   sync(fd: number, completion: IoCompletion, tag: number): void {

@@ -12,6 +12,9 @@ import { fileURLToPath } from 'node:url'
 /** Opaque: an io_uring with its arrays. */
 export type RingHandle = object & { readonly brand: 'ring' }
 
+/** Opaque: memory of another process, mapped. */
+export type MappingHandle = object & { readonly brand: 'mapping' }
+
 /** The arrays shared with the addon; `src/io/ring.ts` says what each word means. */
 export interface RingArrays {
   header: Int32Array
@@ -158,6 +161,48 @@ export interface Binding {
   setNonblocking(fd: number): number
   /** Marks this thread, and those it makes, as below a filesystem: prctl(PR_SET_IO_FLUSHER). */
   setIoFlusher(): number
+
+  // Memory shared with another process; `native/shared.c` says how a file that shrinks is survived.
+  /**
+   * Maps part of a memory file for reading and writing: -EMEDIUMTYPE for any other file,
+   * -EOVERFLOW where the file is shorter.
+   */
+  sharedMap(fd: number, offsetBytes: number, sizeBytes: number): MappingHandle | number
+  /** Part of a mapping. No two windows of one mapping begin at the same place. */
+  sharedWindow(mapping: MappingHandle, offsetBytes: number, lengthBytes: number): ArrayBuffer
+  /** Lets go of a window, which is empty from then on; with the last one the mapping goes. */
+  sharedDetach(window: ArrayBuffer): void
+  /** The file was shortened: zeros of our own have taken its place. */
+  sharedIsBroken(mapping: MappingHandle): boolean
+  /** A memory file of a size that nobody can change. */
+  sharedCreate(sizeBytes: number): number
+
+  // Descriptors over unix sockets, and events; none of these waits.
+  /**
+   * Receives bytes, 0 at the end, and `fds[0]` descriptors in `fds[1…]`, close-on-exec. -EMSGSIZE,
+   * all of them closed, when there are more than fit, 64 at most.
+   */
+  descriptorsReceive(
+    socket: number,
+    bytes: Uint8Array,
+    offsetBytes: number,
+    lengthBytes: number,
+    fds: Int32Array,
+  ): number
+  /** Sends bytes, perhaps not all, and with the first one all of `fds`. */
+  descriptorsSend(
+    socket: number,
+    bytes: Uint8Array,
+    offsetBytes: number,
+    lengthBytes: number,
+    fds: Int32Array,
+  ): number
+  /** A nonblocking eventfd. */
+  eventCreate(): number
+  /** 1 for an eventfd, 0 for anything else. */
+  eventIs(fd: number): number
+  /** Adds 1 to each; what is no eventfd is passed over. How many were. */
+  eventSignal(fds: Int32Array, count: number): number
 }
 
 interface Loaded {

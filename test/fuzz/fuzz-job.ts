@@ -89,7 +89,13 @@ async function fuzz(name: string): Promise<JobReport> {
 }
 
 const reports: JobReport[] = []
-for (const name of options.targets) reports.push(await fuzz(name))
+try {
+  for (const name of options.targets) reports.push(await fuzz(name))
+} catch (error) {
+  // Thrown on, it would go to the handler of what nobody caught, and nobody would hear of it.
+  process.stderr.write(`${(error as Error).stack ?? String(error)}\n`)
+  process.exit(1)
+}
 await watch.end()
 process.stdout.write(`${JSON.stringify(reports)}\n`)
 process.exit(0)

@@ -76,7 +76,8 @@ export function playDamage(world: World): void {
   }
   const files = [...io.disk.files()].filter(([name]) => name.includes(path))
   if (files.length === 0) return
-  for (let count = prng.between(1, DAMAGED_PAGE_COUNT_MAX); count > 0; count -= 1) {
+  const pageCountMax = path === 'superblock' ? 1 : DAMAGED_PAGE_COUNT_MAX
+  for (let count = prng.between(1, pageCountMax); count > 0; count -= 1) {
     const [name, { data }] = prng.pick(files)
     const pages = [...data.pageIndexes]
     if (pages.length === 0) continue

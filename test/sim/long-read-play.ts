@@ -5,13 +5,14 @@ import { SECTORS_PER_BLOCK } from './stamps.ts'
 import type { World } from './world.ts'
 
 const READ_COUNT_MAX = 4
+const UNDER_WAY_COUNT_MAX = 12
 const BLOCK_COUNT_MAX = 32
 
 /** Some reads of one volume, and a disk that is late with what they ask first. */
 export function playLongRead(world: World): void {
   const { prng, io, history } = world
   const volumes = [...history.latest.values()]
-  if (volumes.length === 0 || world.longReads.length >= READ_COUNT_MAX) return
+  if (volumes.length === 0 || world.longReads.length >= UNDER_WAY_COUNT_MAX) return
   const { name, geometry, sizeBytes } = prng.pick(volumes)
   const readCount = prng.between(1, READ_COUNT_MAX)
   const delayMs = prng.pick([10, 100, 1000, 5000])

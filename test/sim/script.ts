@@ -84,7 +84,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   data: 30,
   flush: 4,
   fill: 0.3,
-  longRead: 2.5,
+  longRead: 4,
   checkpoint: 2,
   reclaim: 1.5,
   settle: 5,

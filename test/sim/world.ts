@@ -9,6 +9,7 @@ import type { OpenImport, Maintenance } from './background.ts'
 import { Contents } from './contents.ts'
 import type { Coverage } from './coverage.ts'
 import { SimViolation } from './data-step.ts'
+import { DiskIds } from './disk-ids.ts'
 import { Doors } from './doors.ts'
 import type { Guest } from './guest.ts'
 import type { LongRead } from './long-read.ts'
@@ -71,6 +72,7 @@ export class World {
   #cut: { operation: 'write' | 'sync'; path: string; leftCount: number } | null = null
   /** A disk without room, which a crash or a close does not give any. */
   staysFull = false
+  readonly #diskIds: DiskIds = new DiskIds()
   #doors: Doors | null = null
   #isCreated = false
   isFenced = false
@@ -313,10 +315,16 @@ export class World {
       this.report.refusedReadCount += countUnreadable(found)
       const fault = findDifference(this.history.latest, found)
       if (fault !== null) throw new SimViolation(`the running pool differs: ${fault}`)
+      this.#lookAtIds()
     } catch (error) {
       if (!mayFail() || !(error instanceof VarveError)) throw error
       this.judgeFault(error)
     }
+  }
+
+  #lookAtIds(): void {
+    if (this.isTainted || this.maker.walk === undefined) return
+    this.#diskIds.look(this.mustPool(), this.history.latest)
   }
 
   stopImports(): void {
@@ -430,11 +438,14 @@ export class World {
       this.#isCreated = true
       return
     }
-    const hasDamage = disk.damaged().length > 0
+    const damaged = disk.damaged()
+    // The other one leads to the same state: nothing may be refused, nothing lost.
+    const isOfOnePage = damaged.length === 1 && damaged[0].path.endsWith('/superblock')
+    const hasDamage = damaged.length > 0 && !isOfOnePage
     this.#isTainted = this.isFenced || hasDamage || disk.hasFaults
     this.#oldDamageCount = disk.damageCount
     const complaints = await this.drive(this.maker.check(this.io))
-    if (complaints.length > 0 && !this.isTainted) {
+    if (complaints.length > 0 && !this.isTainted && !isOfOnePage) {
       throw new SimViolation(`check:\n${complaints.join('\n')}`)
     }
     const tail = hasDamage && this.#isTailDamaged()
@@ -458,6 +469,7 @@ export class World {
       throw new Crashed()
     }
     this.#doors = await this.drive(Doors.open(this.io, this.pool, this.traits.doorWeights))
+    this.#lookAtIds()
   }
 
   /** Damage to the superblock, or to what is replayed: it may look like a torn tail. */

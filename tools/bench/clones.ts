@@ -4,7 +4,6 @@ import { HttpService } from '../../src/api/http-service.ts'
 import type { PoolInfo } from '../../src/api/shapes.ts'
 import { GIB, KIB, formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
-import { table } from '../table.ts'
 import { fillDisk } from './nbd.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
 import { serveVarve, varve, varveUri } from './servers.ts'
@@ -49,17 +48,21 @@ function describe(before: PoolInfo, after: PoolInfo, tookMs: readonly number[]):
   const cloneCount = after.volumeCount - before.volumeCount
   const bytesEach = (after.physicalBytes - before.physicalBytes) / cloneCount
   return {
-    text: table(
-      ['', 'before', 'after'],
-      [
-        ['volumes', String(before.volumeCount), String(after.volumeCount)],
-        ['logical', formatSize(before.logicalBytes), formatSize(after.logicalBytes)],
-        ['physical', formatSize(before.physicalBytes), formatSize(after.physicalBytes)],
-      ],
-    ).concat(
-      `\n\n${CLONE_COUNT} clones in ${(median(tookMs) / 1000).toFixed(2)} s (median, one command)`,
-      `, ${(bytesEach / KIB).toFixed(1)} KiB each`,
-    ),
+    tables: [
+      {
+        title: '',
+        header: ['', 'before', 'after'],
+        rows: [
+          ['volumes', String(before.volumeCount), String(after.volumeCount)],
+          ['logical', formatSize(before.logicalBytes), formatSize(after.logicalBytes)],
+          ['physical', formatSize(before.physicalBytes), formatSize(after.physicalBytes)],
+        ],
+      },
+    ],
+    notes: [
+      `${CLONE_COUNT} clones in ${(median(tookMs) / 1000).toFixed(2)} s (median, one command), ` +
+        `${(bytesEach / KIB).toFixed(1)} KiB each.`,
+    ],
     json: { cloneCount: CLONE_COUNT, tookMs, before, after, bytesEach },
   }
 }

@@ -6,9 +6,8 @@ import { join } from 'node:path'
 import { HttpService } from '../../src/api/http-service.ts'
 import { MIB, formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
-import { table } from '../table.ts'
 import { denseImage } from './dense-image.ts'
-import { residentBytes } from './memory.ts'
+import { memoryOf } from './process-cost.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
 import { serveVarve, varve, varveUri } from './servers.ts'
 
@@ -39,11 +38,11 @@ export async function benchCrowd(options: BenchOptions): Promise<BenchReport> {
   const steps: Step[] = []
   let peakBytes = 0
   const timer = setInterval(() => {
-    peakBytes = Math.max(peakBytes, residentBytes(server.pid))
+    peakBytes = Math.max(peakBytes, memoryOf(server.pid).residentBytes)
   }, SAMPLE_INTERVAL_MS)
   const note = async (name: string): Promise<void> => {
     const { physicalBytes } = await service.info()
-    steps.push({ name, residentBytes: residentBytes(server.pid), physicalBytes })
+    steps.push({ name, residentBytes: memoryOf(server.pid).residentBytes, physicalBytes })
   }
   try {
     await note('served')
@@ -81,7 +80,8 @@ function describe(steps: readonly Step[], peakBytes: number): BenchReport {
     formatSize(physicalBytes),
   ])
   return {
-    text: `${table(['', 'resident MiB', 'physical'], rows)}\n\npeak ${peakMib} MiB`,
+    tables: [{ title: '', header: ['', 'resident MiB', 'physical'], rows }],
+    notes: [`At most ${peakMib} MiB.`],
     json: { cloneCount: CLONE_COUNT, readBytes: READ_BYTES, steps, peakBytes },
   }
 }

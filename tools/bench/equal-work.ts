@@ -3,25 +3,28 @@
  * flush is offered and really brings data to the disk, and every block read is real data.
  */
 import { spawn } from 'node:child_process'
-import { readFileSync, statSync } from 'node:fs'
 import { BLOCK_SIZE_BYTES, MIB } from '../../src/base/units.ts'
 import { commandLine, run } from '../command.ts'
+import { deviceCounters } from './device-counters.ts'
 import { fio, type FioTarget } from './fio.ts'
 
 const FLUSHED_BYTES = 64 * MIB
-const SECTOR_SIZE_BYTES = 512
 
 export interface EqualWork {
-  /** Bytes that reached the block device by one flush of 64 MiB; null: there was no device. */
+  /** Bytes that reached the block device by one flush of 64 MiB; null: no device, or no flush. */
   flushedBytes: number | null
   blockCount: number
 }
 
-/** Rejects with the reason why this server's figures must not stand beside another's. */
+/**
+ * Rejects with the reason why this server's figures must not stand beside another's. What keeps
+ * nothing (`isVolatile`) is not asked for a flush: it is only shown.
+ */
 export async function verifyEqualWork(
   uri: string,
   folder: string,
   sizes: { diskBytes: number; filledBytes: number },
+  isVolatile: boolean,
 ): Promise<EqualWork> {
   const described = JSON.parse((await run('nbdinfo', ['--json', uri])).stdout) as {
     exports: { 'export-size': number; can_flush: boolean; is_read_only: boolean }[]
@@ -30,8 +33,10 @@ export async function verifyEqualWork(
   if (disk['export-size'] !== sizes.diskBytes) {
     throw new Error(`${uri} has ${disk['export-size']} bytes, not ${sizes.diskBytes}`)
   }
-  if (!disk.can_flush || disk.is_read_only) throw new Error(`${uri} takes no writes or flushes`)
-  const flushedBytes = await verifyFlush(uri, folder)
+  if (!(disk.can_flush || isVolatile) || disk.is_read_only) {
+    throw new Error(`${uri} takes no writes or flushes`)
+  }
+  const flushedBytes = isVolatile ? null : await verifyFlush(uri, folder)
   const blockCount = sizes.filledBytes / BLOCK_SIZE_BYTES
   await verifyContent('nbdcopy', [uri, '-'], blockCount)
   return { flushedBytes, blockCount }
@@ -53,32 +58,17 @@ export async function verifyEqualFile(
 async function verifyFlush(target: FioTarget, folder: string): Promise<number | null> {
   // What was written earlier must not count.
   await run('sync', ['-f', folder])
-  const before = sentToDevice(folder)
+  const before = deviceCounters(folder)?.writtenBytes
   const write = { name: 'flush', pattern: 'write', blockSizes: '1m', queueDepth: 8 } as const
   await fio(target, write, { sizeBytes: FLUSHED_BYTES, flushAtEnd: true, seed: 5 })
-  const after = sentToDevice(folder)
-  if (before === null || after === null) return null
+  const after = deviceCounters(folder)?.writtenBytes
+  if (before === undefined || after === undefined) return null
   // Other programs' writes can only add to it.
   if (after - before < FLUSHED_BYTES) {
     const name = typeof target === 'string' ? target : target.path
     throw new Error(`${name} answered a flush, but only ${after - before} bytes reached the disk`)
   }
   return after - before
-}
-
-/** Bytes written so far to the device that holds `folder`; null when that is no block device. */
-function sentToDevice(folder: string): number | null {
-  const device = statSync(folder).dev
-  // Linux's dev_t: minor in bits 0-7 and 20-31, major in bits 8-19.
-  const major = (device >>> 8) & 0xfff
-  const minor = (device & 0xff) | ((device >>> 12) & 0xfff00)
-  for (const line of readFileSync('/proc/diskstats', 'utf8').split('\n')) {
-    const fields = line.trim().split(/\s+/)
-    if (Number(fields[0]) === major && Number(fields[1]) === minor) {
-      return Number(fields[9]) * SECTOR_SIZE_BYTES
-    }
-  }
-  return null
 }
 
 /**

@@ -8,9 +8,11 @@ export interface Workload {
   blockSizes: string
   queueDepth: number
   /** Only into space never written before, a fixed amount each round. */
-  isFirstWrite?: true
+  isFirstWrite?: boolean
   /** On a file: through the page cache instead of O_DIRECT. */
   isBuffered?: true
+  /** A flush after so many requests, all along. */
+  flushEvery?: number
 }
 
 /** What the load goes to: the URI of an NBD export, or a file or device with Linux's own AIO. */
@@ -36,6 +38,8 @@ export interface FioResult {
   iops: number
   bytesPerSecond: number
   movedBytes: number
+  /** Reads and writes, flushes apart. */
+  operationCount: number
   latencyMedianUs: number
   latency99Us: number
 }
@@ -44,6 +48,7 @@ interface FioDirection {
   iops: number
   bw_bytes: number
   io_bytes: number
+  total_ios: number
   clat_ns: { percentile?: Record<string, number> }
 }
 
@@ -51,25 +56,49 @@ interface FioReport {
   jobs: { error: number; read: FioDirection; write: FioDirection }[]
 }
 
+const BULK = [
+  { size: '128 KiB', blockSizes: '128k', queueDepth: 8 },
+  { size: '1 MiB', blockSizes: '1m', queueDepth: 4 },
+] as const
+
+/** In sequence; `isFirstWrite` only where it is said. */
+function bulk(name: string, pattern: 'read' | 'write', isFirstWrite = false): Workload[] {
+  return BULK.map(({ size, blockSizes, queueDepth }) => ({
+    name: `${size} ${name} QD${queueDepth}`,
+    pattern,
+    blockSizes,
+    queueDepth,
+    ...(isFirstWrite ? { isFirstWrite } : {}),
+  }))
+}
+
+function small(pattern: 'randread' | 'randwrite', queueDepth: number): Workload {
+  const name = `4 KiB random ${pattern.slice('rand'.length)} QD${queueDepth}`
+  return { name, pattern, blockSizes: '4k', queueDepth }
+}
+
 /**
- * The workloads of the comparison. Sequential ones come first, on a disk written in order: a log
- * scatters what is overwritten at random, and what that costs is a question of its own.
+ * The workloads of the comparison. Reads come first, on a disk written in order that is still in
+ * the page cache; then sequential writes: a log scatters what is overwritten at random, and what
+ * that costs is a question of its own.
  */
 export const COMPARED_WORKLOADS: readonly Workload[] = [
-  { name: '128 KiB read QD8', pattern: 'read', blockSizes: '128k', queueDepth: 8 },
+  ...bulk('read', 'read'),
+  small('randread', 1),
+  small('randread', 32),
+  ...bulk('first write', 'write', true),
+  ...bulk('overwrite', 'write'),
+  small('randwrite', 1),
+  small('randwrite', 32),
   {
-    name: '128 KiB first write QD8',
-    pattern: 'write',
-    blockSizes: '128k',
-    queueDepth: 8,
-    isFirstWrite: true,
+    ...small('randwrite', 32),
+    name: '4 KiB random write QD32, flush every 32',
+    flushEvery: 32,
   },
-  { name: '128 KiB overwrite QD8', pattern: 'write', blockSizes: '128k', queueDepth: 8 },
-  { name: '4 KiB random read QD1', pattern: 'randread', blockSizes: '4k', queueDepth: 1 },
-  { name: '4 KiB random read QD32', pattern: 'randread', blockSizes: '4k', queueDepth: 32 },
-  { name: '4 KiB random write QD1', pattern: 'randwrite', blockSizes: '4k', queueDepth: 1 },
-  { name: '4 KiB random write QD32', pattern: 'randwrite', blockSizes: '4k', queueDepth: 32 },
 ]
+
+/** Of a run that is limited by time, what is not counted at its beginning. */
+export const RAMP_MS = 1000
 
 /** Rejects when fio reports any error or moved nothing. */
 export async function fio(
@@ -91,6 +120,7 @@ export async function fio(
     iops: sum(({ iops }) => iops),
     bytesPerSecond: sum(({ bw_bytes }) => bw_bytes),
     movedBytes: sum(({ io_bytes }) => io_bytes),
+    operationCount: sum(({ total_ios }) => total_ios),
     latencyMedianUs: percentileUs('50.000000'),
     latency99Us: percentileUs('99.000000'),
   }
@@ -112,11 +142,12 @@ function fioArguments(target: FioTarget, workload: Workload, limits: FioLimits):
     '--output-format=json',
   ]
   if (limits.seconds !== undefined) {
-    args.push('--time_based', `--runtime=${limits.seconds}`, '--ramp_time=1')
+    args.push('--time_based', `--runtime=${limits.seconds}`, `--ramp_time=${RAMP_MS / 1000}`)
   }
   if (limits.offsetBytes !== undefined) args.push(`--offset=${limits.offsetBytes}`)
   if (limits.totalBytes !== undefined) args.push(`--io_size=${limits.totalBytes}`)
   if (limits.rateIops !== undefined) args.push(`--rate_iops=${limits.rateIops}`)
+  if (workload.flushEvery !== undefined) args.push(`--fsync=${workload.flushEvery}`)
   if (limits.flushAtEnd === true) args.push('--end_fsync=1')
   return args
 }

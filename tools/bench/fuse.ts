@@ -11,14 +11,13 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { GIB, MIB, formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
-import { table } from '../table.ts'
 import { verifyEqualFile, type EqualWork } from './equal-work.ts'
 import { fio } from './fio.ts'
 import type { FioLimits, FioResult, Workload } from './fio.ts'
 import { mountLoop, startFuseService } from './fuse-servers.ts'
 import type { FuseServerKind, FuseService } from './fuse-servers.ts'
 import { describePageCache, measurePageCache } from './page-cache.ts'
-import type { BenchOptions, BenchReport } from './report.ts'
+import type { BenchOptions, BenchReport, BenchTable } from './report.ts'
 import { median, pairRatios, spread } from './statistics.ts'
 
 /** What ext4 needs beside its one file: journal, inode tables, bitmaps. */
@@ -63,7 +62,8 @@ export async function benchFuse(options: BenchOptions): Promise<BenchReport> {
   const pageCache = await measurePageCache(options.folder)
   const parts = [await benchFiles(sizeBytes, options), await benchLoops(sizeBytes, options)]
   return {
-    text: [...parts.map(describe), describePageCache(pageCache)].join('\n\n'),
+    tables: parts.map(describe),
+    notes: [describePageCache(pageCache)],
     json: {
       pageCache,
       sizeBytes,
@@ -186,9 +186,9 @@ function rateOf(workload: Workload, result: FioResult): number {
   return isBulk(workload) ? result.bytesPerSecond / 1e6 : result.iops / 1e3
 }
 
-function describe({ title, subjects, measured }: Part): string {
+function describe({ title, subjects, measured }: Part): BenchTable {
   const kinds = subjects.map(({ kind }) => kind)
-  const header = [title, ...kinds, ...kinds.slice(1).map((kind) => `÷ ${kind}`)]
+  const header = ['', ...kinds, ...kinds.slice(1).map((kind) => `÷ ${kind}`)]
   const rows = [...measured].map(([workload, byServer]) => [
     `${workload.name} (${isBulk(workload) ? 'MB/s' : 'kIOPS'})`,
     ...[...byServer.values()].map((results) => {
@@ -197,7 +197,7 @@ function describe({ title, subjects, measured }: Part): string {
     }),
     ...ratiosOf(workload, byServer).map(([, ratios]) => `${median(ratios).toFixed(2)}×`),
   ])
-  return table(header, rows)
+  return { title, header, rows }
 }
 
 async function writeRandom(path: string, sizeBytes: number): Promise<void> {

@@ -7,7 +7,6 @@ import { rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
-import { table } from '../table.ts'
 import { corpusImages, warm, type CorpusImage } from './corpus-images.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
 import { serveVarve, varve, varveUri } from './servers.ts'
@@ -159,9 +158,8 @@ function describe(image: CorpusImage, tookMs: ReadonlyMap<string, number[]>): Be
   const header = ['', 'durable', 's', '±', 'MB/s of data', '÷ first import']
   const { name, sizeBytes, dataBytes } = image
   return {
-    text: table(header, rows).concat(
-      `\n\n${name}: ${formatSize(sizeBytes)}, ${formatSize(dataBytes)} of it allocated.`,
-    ),
+    tables: [{ title: '', header, rows }],
+    notes: [`${name}: ${formatSize(sizeBytes)}, ${formatSize(dataBytes)} of it allocated.`],
     json: { image: { name, sizeBytes, dataBytes }, results },
   }
 }

@@ -1,14 +1,22 @@
-/** `bench memory`: resident memory of the server while 20 GiB of mixed load pass through it. */
-import { readFileSync } from 'node:fs'
+/**
+ * `bench memory`: resident memory of the server while 20 GiB of mixed load pass through it, and how
+ * long its garbage collector made everybody wait.
+ */
+import { join } from 'node:path'
 import { GIB, MIB, formatSize } from '../../src/base/units.ts'
-import { table } from '../table.ts'
 import { fio, type Workload } from './fio.ts'
+import { readGcPauses, recordGc, type GcPauses } from './gc-pauses.ts'
 import { fillDisk } from './nbd.ts'
+import { memoryOf } from './process-cost.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
-import { startService } from './servers.ts'
+import { startVarve } from './servers.ts'
 
-const MOVED_BYTES = 20 * GIB
+const MOVED_BYTES: number = 20 * GIB
+const QUICK_MOVED_BYTES: number = 256 * MIB
 const SAMPLE_INTERVAL_MS = 250
+
+const RESIDENT_MIB_MAX = 300
+const PAUSE_P99_MS_MAX = 5
 
 /** Half reads, half writes, of the sizes that guests mix. */
 const MIXED: Workload = {
@@ -23,51 +31,99 @@ interface Sample {
   residentBytes: number
 }
 
+interface Resident {
+  atStartBytes: number
+  filledBytes: number
+  halfWayBytes: number
+  peakBytes: number
+  atEndBytes: number
+  movedBytes: number
+  samples: Sample[]
+}
+
 export async function benchMemory(options: BenchOptions): Promise<BenchReport> {
-  const sizeBytes = options.sizeBytes ?? 4 * GIB
-  const { server, uri, description } = await startService('varve', options.folder, sizeBytes)
+  const sizeBytes = options.sizeBytes ?? (options.isQuick ? 64 * MIB : 4 * GIB)
+  const gcPath = join(options.folder, 'gc')
+  const started = await startVarve(options.folder, sizeBytes, recordGc(gcPath))
+  const { server, uri, description } = started
+  let resident: Resident
   try {
-    const atStartBytes = residentBytes(server.pid)
-    options.say(`filling ${formatSize(sizeBytes)}`)
-    await fillDisk(uri, sizeBytes)
-    const filledBytes = residentBytes(server.pid)
-    options.say(`moving ${formatSize(MOVED_BYTES)}`)
-    const samples: Sample[] = []
-    const startMs = performance.now()
-    const timer = setInterval(() => {
-      const elapsedMs = performance.now() - startMs
-      samples.push({ elapsedMs, residentBytes: residentBytes(server.pid) })
-    }, SAMPLE_INTERVAL_MS)
-    const result = await fio(uri, MIXED, { sizeBytes, totalBytes: MOVED_BYTES, seed: 3 }).finally(
-      () => clearInterval(timer),
-    )
+    resident = await moveMuch(server.pid, uri, sizeBytes, options)
     server.mustRun()
-    const movedBytes = result.movedBytes
-    if (movedBytes < MOVED_BYTES * 0.99) throw new Error(`only ${movedBytes} bytes were moved`)
-    const atEndBytes = residentBytes(server.pid)
-    const peakBytes = Math.max(atEndBytes, ...samples.map((sample) => sample.residentBytes))
-    const rows = [
-      ['just started', atStartBytes],
-      ['disk filled', filledBytes],
-      ['half way', samples[Math.floor(samples.length / 2)].residentBytes],
-      ['peak', peakBytes],
-      [`after ${formatSize(movedBytes)}`, atEndBytes],
-    ] as const
-    return {
-      text: table(
-        ['', 'resident MiB'],
-        rows.map(([name, bytes]) => [name, (bytes / MIB).toFixed(0)]),
-      ),
-      json: { description, movedBytes, atStartBytes, filledBytes, peakBytes, atEndBytes, samples },
-    }
   } finally {
     await server.stop()
   }
+  return describe(description, resident, readGcPauses(gcPath))
 }
 
-/** VmRSS of a process. */
-export function residentBytes(pid: number): number {
-  const match = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
-  if (match === null) throw new Error(`process ${pid} has no resident memory`)
-  return Number(match[1]) * 1024
+async function moveMuch(
+  pid: number,
+  uri: string,
+  sizeBytes: number,
+  options: BenchOptions,
+): Promise<Resident> {
+  const wantedBytes = options.isQuick ? QUICK_MOVED_BYTES : MOVED_BYTES
+  const residentBytes = (): number => memoryOf(pid).residentBytes
+  const atStartBytes = residentBytes()
+  options.say(`filling ${formatSize(sizeBytes)}`)
+  await fillDisk(uri, sizeBytes)
+  const filledBytes = residentBytes()
+  options.say(`moving ${formatSize(wantedBytes)}`)
+  const samples: Sample[] = []
+  const startMs = performance.now()
+  const timer = setInterval(() => {
+    samples.push({ elapsedMs: performance.now() - startMs, residentBytes: residentBytes() })
+  }, SAMPLE_INTERVAL_MS)
+  const limits = { sizeBytes, totalBytes: wantedBytes, seed: 3 }
+  const { movedBytes } = await fio(uri, MIXED, limits).finally(() => clearInterval(timer))
+  if (movedBytes < wantedBytes * 0.99) throw new Error(`only ${movedBytes} bytes were moved`)
+  const { residentBytes: atEndBytes, peakBytes } = memoryOf(pid)
+  const halfWayBytes = samples[Math.floor(samples.length / 2)].residentBytes
+  return { atStartBytes, filledBytes, halfWayBytes, peakBytes, atEndBytes, movedBytes, samples }
+}
+
+function describe(description: string, resident: Resident, gc: GcPauses): BenchReport {
+  const { atStartBytes, filledBytes, halfWayBytes, peakBytes, atEndBytes, movedBytes } = resident
+  const rows = [
+    ['just started', atStartBytes],
+    ['disk filled', filledBytes],
+    ['half way', halfWayBytes],
+    ['at most', peakBytes],
+    [`after ${formatSize(movedBytes)}`, atEndBytes],
+  ] as const
+  const pauses = [
+    String(gc.count),
+    ...[gc.medianMs, gc.p99Ms, gc.maxMs].map((ms) => ms.toFixed(2)),
+    `${(gc.part * 100).toFixed(2)} %`,
+  ]
+  return {
+    tables: [
+      {
+        title: 'Resident memory of the server',
+        header: ['', 'MiB'],
+        rows: rows.map(([name, bytes]) => [name, (bytes / MIB).toFixed(0)]),
+      },
+      {
+        title: 'Pauses of its garbage collector',
+        header: ['', 'count', 'p50, ms', 'p99, ms', 'longest, ms', 'of all time'],
+        rows: [['all threads', ...pauses]],
+      },
+    ],
+    bars: [
+      {
+        what: 'resident after the load',
+        demanded: { atMost: RESIDENT_MIB_MAX },
+        measured: atEndBytes / MIB,
+        unit: 'MiB',
+      },
+      {
+        what: 'p99 of the pauses',
+        demanded: { atMost: PAUSE_P99_MS_MAX },
+        measured: gc.p99Ms,
+        unit: 'ms',
+      },
+    ],
+    notes: [`Of ${gc.threadCount} thread(s) of JavaScript.`],
+    json: { description, ...resident, gc },
+  }
 }

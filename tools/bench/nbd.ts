@@ -1,41 +1,84 @@
 /**
- * `bench nbd`: servers side by side. Rounds alternate A B A B, so that a slow minute of the
- * machine hits both; each round's ratio is taken on its own and the median of those is shown.
+ * `bench nbd`: servers side by side, on the same work. Rounds alternate; the ratio of each round is
+ * taken by itself, against the best mode of each of the others, and the median of those is shown.
  */
-import { GIB, formatSize } from '../../src/base/units.ts'
-import { run } from '../command.ts'
-import { table } from '../table.ts'
+import { GIB, MIB, formatSize } from '../../src/base/units.ts'
+import {
+  coldestRead,
+  cpuTable,
+  ratioPlot,
+  ratiosTo,
+  ratioTable,
+  subjectTable,
+} from './comparison.ts'
+import type { Comparison } from './comparison.ts'
 import { verifyEqualWork, type EqualWork } from './equal-work.ts'
-import { COMPARED_WORKLOADS, fio } from './fio.ts'
-import type { FioLimits, FioResult, Workload } from './fio.ts'
+import { COMPARED_WORKLOADS, fio, type FioLimits, type Workload } from './fio.ts'
 import { describePageCache, measurePageCache, type PageCacheRates } from './page-cache.ts'
-import type { BenchOptions, BenchReport } from './report.ts'
-import { startService, type NbdService, type ServerKind } from './servers.ts'
-import { median, pairRatios, spread } from './statistics.ts'
+import { memoryOf } from './process-cost.ts'
+import type { Bar, BenchOptions, BenchReport, BenchTable } from './report.ts'
+import { measureRounds, rateOf, unitOf, type Measured, type Subject } from './rounds.ts'
+import { contendersOf, isInstalled, NBD_CONTENDERS, startService } from './servers.ts'
+import type { Contender, NbdService } from './servers.ts'
+import { median, withSpread } from './statistics.ts'
 
 /** Written by each run of a first write, beyond what is filled and what earlier rounds wrote. */
-const FIRST_WRITE_BYTES = GIB
+const FIRST_WRITE_BYTES: number = 512 * MIB
+const QUICK_FIRST_WRITE_BYTES: number = 16 * MIB
+
+interface Sizes {
+  filledBytes: number
+  firstWriteBytes: number
+  diskBytes: number
+}
+
+interface Prepared {
+  services: NbdService[]
+  work: EqualWork[]
+  sizes: Sizes
+  pageCache: PageCacheRates
+}
 
 export async function benchNbd(options: BenchOptions): Promise<BenchReport> {
-  const filledBytes = options.sizeBytes ?? 4 * GIB
-  const diskBytes = filledBytes + options.rounds * FIRST_WRITE_BYTES
-  const pageCache = await measurePageCache(options.folder)
-  const services: NbdService[] = []
-  try {
-    const work: EqualWork[] = []
-    for (const kind of options.servers) {
-      options.say(`starting ${kind} and filling ${formatSize(filledBytes)}`)
-      const service = await startService(kind, options.folder, diskBytes)
-      services.push(service)
-      await fillDisk(service.uri, filledBytes)
-      const sizes = { diskBytes, filledBytes }
-      work.push(await verifyEqualWork(service.uri, options.folder, sizes))
-    }
-    const results = await measureRounds(services, filledBytes, options)
-    return describe(services, work, results, pageCache, options)
-  } finally {
-    for (const { server } of services) await server.stop()
+  const contenders = installed(contendersOf(NBD_CONTENDERS, options.only), options)
+  const firstWriteBytes = options.isQuick ? QUICK_FIRST_WRITE_BYTES : FIRST_WRITE_BYTES
+  const filledBytes = options.sizeBytes ?? (options.isQuick ? 64 * MIB : GIB)
+  const firstWriteCount = COMPARED_WORKLOADS.filter(isFirstWrite).length * options.rounds
+  const sizes = {
+    filledBytes,
+    firstWriteBytes,
+    diskBytes: filledBytes + firstWriteCount * firstWriteBytes,
   }
+  const pageCache = await measurePageCache(options.folder)
+  const prepared: Prepared = { services: [], work: [], sizes, pageCache }
+  try {
+    for (const contender of contenders) await prepare(contender, prepared, options)
+    const measured = await measure(prepared, options)
+    return describe(prepared, measured, options)
+  } finally {
+    for (const { server } of prepared.services) await server.stop()
+  }
+}
+
+function installed(contenders: readonly Contender[], options: BenchOptions): Contender[] {
+  return contenders.filter(({ name, program }) => {
+    if (isInstalled(program)) return true
+    options.say(`${name} is left out: ${program} is not installed`)
+    return false
+  })
+}
+
+async function prepare(
+  contender: Contender,
+  { services, work, sizes }: Prepared,
+  options: BenchOptions,
+): Promise<void> {
+  options.say(`starting ${contender.name} and filling ${formatSize(sizes.filledBytes)}`)
+  const service = await startService(contender, options.folder, sizes.diskBytes)
+  services.push(service)
+  await fillDisk(service.uri, sizes.filledBytes)
+  const isVolatile = contender.isVolatile === true
+  work.push(await verifyEqualWork(service.uri, options.folder, sizes, isVolatile))
 }
 
 /** Random bytes over the first `sizeBytes` of the disk, flushed at the end. */
@@ -44,86 +87,132 @@ export async function fillDisk(uri: string, sizeBytes: number): Promise<void> {
   await fio(uri, workload, { sizeBytes, flushAtEnd: true, seed: 7 })
 }
 
-/** Results by workload, then by server, then by round. */
-type Measured = Map<Workload, Map<ServerKind, FioResult[]>>
-
-async function measureRounds(
-  services: readonly NbdService[],
-  filledBytes: number,
-  options: BenchOptions,
-): Promise<Measured> {
-  const measured: Measured = new Map()
-  for (const workload of COMPARED_WORKLOADS) {
-    const byServer = new Map<ServerKind, FioResult[]>()
-    for (const { kind } of services) byServer.set(kind, [])
-    measured.set(workload, byServer)
-    for (let round = 0; round < options.rounds; round += 1) {
-      options.say(`${workload.name}, round ${round + 1} of ${options.rounds}`)
-      for (const { kind, uri, server } of services) {
-        const limits = limitsOf(workload, round, filledBytes, options.seconds)
-        // What the one before has left dirty is not written out in the time of the next.
-        if (workload.pattern.includes('write')) await run('sync', ['-f', options.folder])
-        byServer.get(kind)?.push(await fio(uri, workload, limits))
-        server.mustRun()
-      }
-    }
-  }
-  return measured
+function subjectsOf(services: readonly NbdService[]): Subject[] {
+  return services.map(({ contender, uri, server }) => {
+    const { name, family } = contender
+    return { name, family, target: uri, server }
+  })
 }
 
-function limitsOf(
-  workload: Workload,
-  round: number,
-  filledBytes: number,
-  seconds: number,
-): FioLimits {
+function measure(prepared: Prepared, options: BenchOptions): Promise<Measured> {
+  const { services, sizes } = prepared
+  return measureRounds(subjectsOf(services), {
+    workloads: COMPARED_WORKLOADS,
+    rounds: options.rounds,
+    folder: options.folder,
+    say: options.say,
+    limitsOf: (workload, round, subject) => {
+      const service = services.find(({ contender }) => contender.name === subject.name)
+      // Memory that is written for the first time would not be given back.
+      if (isFirstWrite(workload) && service?.contender.isVolatile === true) return null
+      return limitsOf(workload, round, sizes, options.seconds)
+    },
+    whenMeasured: async (workload, measured) => {
+      options.keep(describe(prepared, measured, options))
+      // Space that was overwritten; a server by itself does it when nobody asks anything of it.
+      if (workload.pattern.includes('write')) {
+        for (const service of services) await service.tidy()
+      }
+    },
+  })
+}
+
+function isFirstWrite(workload: Workload): boolean {
+  return workload.isFirstWrite === true
+}
+
+function limitsOf(workload: Workload, round: number, sizes: Sizes, seconds: number): FioLimits {
   const seed = round + 1
-  if (workload.isFirstWrite !== true) return { sizeBytes: filledBytes, seconds, seed }
+  if (!isFirstWrite(workload)) return { sizeBytes: sizes.filledBytes, seconds, seed }
+  const { filledBytes, firstWriteBytes } = sizes
+  const workloads = COMPARED_WORKLOADS.filter(isFirstWrite)
+  const index = round * workloads.length + workloads.indexOf(workload)
   return {
-    offsetBytes: filledBytes + round * FIRST_WRITE_BYTES,
-    sizeBytes: FIRST_WRITE_BYTES,
-    totalBytes: FIRST_WRITE_BYTES,
+    offsetBytes: filledBytes + index * firstWriteBytes,
+    sizeBytes: firstWriteBytes,
+    totalBytes: firstWriteBytes,
     seed,
   }
 }
 
-function describe(
-  services: readonly NbdService[],
-  work: readonly EqualWork[],
-  measured: Measured,
-  pageCache: PageCacheRates,
-  options: BenchOptions,
-): BenchReport {
-  const rows: string[][] = []
-  const records: Record<string, unknown>[] = []
-  for (const [workload, byServer] of measured) {
-    const isBulk = workload.blockSizes === '128k'
-    const rates = [...byServer.values()].map((results) =>
-      results.map((result) => (isBulk ? result.bytesPerSecond / 1e6 : result.iops / 1e3)),
-    )
-    const first = rates[0]
-    const ratios = rates.slice(1).map((other) => pairRatios(first, other))
-    rows.push([
-      `${workload.name} (${isBulk ? 'MB/s' : 'kIOPS'})`,
-      ...rates.map((rate) => `${median(rate).toFixed(1)} ±${(spread(rate) * 50).toFixed(0)} %`),
-      ...ratios.map((ratio) => `${median(ratio).toFixed(2)}×`),
-    ])
-    records.push({ workload, results: Object.fromEntries(byServer), ratios })
+/** What is demanded of us beside qemu-nbd and nbdkit's file plugin. */
+export function nbdBars(comparison: Comparison): Bar[] {
+  const bars: Bar[] = []
+  for (const workload of comparison.measured.keys()) {
+    const isDeep = workload.blockSizes === '4k' && workload.queueDepth === 32
+    const isFlushed = workload.flushEvery !== undefined
+    const demands = [
+      { family: 'qemu-nbd', atLeast: isDeep && !isFlushed ? 3 : 1.5 },
+      { family: 'nbdkit file', atLeast: isDeep && !isFlushed ? 1.2 : 0.9 },
+    ]
+    for (const { family, atLeast } of demands) {
+      const ratios = ratiosTo(family, workload, comparison)
+      if (ratios === null) continue
+      const what = `${workload.name} ÷ ${family}`
+      bars.push({ what, demanded: { atLeast }, measured: median(ratios), unit: '' })
+    }
   }
-  const kinds = services.map(({ kind }) => kind)
-  const header = ['', ...kinds, ...kinds.slice(1).map((kind) => `${kinds[0]} ÷ ${kind}`)]
+  return bars
+}
+
+function describe(prepared: Prepared, measured: Measured, options: BenchOptions): BenchReport {
+  const { services, work, sizes, pageCache } = prepared
+  const volatile = services.filter(({ contender }) => contender.isVolatile === true)
+  const withoutRatio = new Set(volatile.map(({ contender }) => contender.family))
+  const comparison = { subjects: subjectsOf(services), withoutRatio, measured }
+  const modes = subjectTable(
+    'Every mode',
+    comparison,
+    (workload) => `${workload.name}, ${unitOf(workload)}`,
+    (workload, runs) => withSpread(runs.map((run) => rateOf(workload, run))),
+  )
+  const tables = [
+    ratioTable('Rates; each of the others in its best mode for the row', comparison),
+    modes,
+    cpuTable('CPU time of the server, µs an operation (CPUs busy)', comparison),
+    memoryTable(services),
+  ]
   return {
-    text: `${table(header, rows)}\n\n${describePageCache(pageCache)}`,
+    tables,
+    bars: services[0]?.contender.family === 'varve' ? nbdBars(comparison) : [],
+    plots: [ratioPlot('varve ÷ the others over NBD', comparison)],
+    notes: [describeCache(sizes, measured), describePageCache(pageCache)],
     json: {
       pageCache,
-      servers: services.map(({ kind, description }, index) => ({
-        kind,
+      ...sizes,
+      servers: services.map(({ contender: { name, family }, description }, index) => ({
+        name,
+        family,
         description,
         ...work[index],
       })),
       rounds: options.rounds,
       seconds: options.seconds,
-      workloads: records,
+      workloads: [...measured].map(([workload, byName]) => ({
+        workload,
+        results: Object.fromEntries(byName),
+      })),
     },
   }
+}
+
+function memoryTable(services: readonly NbdService[]): BenchTable {
+  const rows = services.map(({ contender, server }) => {
+    const { residentBytes, peakBytes } = memoryOf(server.pid)
+    return [contender.name, (residentBytes / MIB).toFixed(0), (peakBytes / MIB).toFixed(0)]
+  })
+  return { title: 'Resident memory, MiB', header: ['', 'at the end', 'at most'], rows }
+}
+
+function describeCache(sizes: Sizes, measured: Measured): string {
+  const coldest = coldestRead(measured, (name) => !name.includes(' none/'))
+  const read =
+    coldest === null
+      ? ''
+      : ` At most ${(coldest.part * 100).toFixed(1)} % of what a run read came from the disk below` +
+        ` (${coldest.where}).`
+  return (
+    `${formatSize(sizes.filledBytes)} of random bytes, read once by each before it is measured: ` +
+    `all of it is in the page cache of the host, except where the cache mode is none.${read}`
+  )
 }

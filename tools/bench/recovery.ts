@@ -10,7 +10,6 @@ import { NBD_SOCKET_NAME } from '../../src/daemon/serve.ts'
 import { SEGMENT_FOLDER } from '../../src/format/segment.ts'
 import { run, Server } from '../command.ts'
 import { contentHash } from '../content-hash.ts'
-import { table } from '../table.ts'
 import { fio, type Workload } from './fio.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
 import { serveVarve, varve, varveUri } from './servers.ts'
@@ -97,7 +96,14 @@ export async function benchRecovery(options: BenchOptions): Promise<BenchReport>
     records.push({ name: crash.name, reopenMs })
   }
   return {
-    text: table([`ready after ${formatSize(logBytes)} (ms)`, 'median', 'best', 'worst'], rows),
+    tables: [
+      {
+        title: '',
+        header: [`ready after ${formatSize(logBytes)} (ms)`, 'median', 'best', 'worst'],
+        rows,
+      },
+    ],
+    notes: [],
     json: { logBytes, crashes: records },
   }
 }

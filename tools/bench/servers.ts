@@ -1,45 +1,106 @@
 /**
- * The servers that are compared, each in the best mode we know for it: an image in the page
- * cache, flushes honoured, as many clients as ask, on a unix socket.
+ * The servers that are compared over NBD: on a unix socket, flushes honoured, as many clients as
+ * ask. Of a program that has several modes, those that make sense are contenders of their own.
  */
+import { spawnSync } from 'node:child_process'
 import { closeSync, ftruncateSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
+import { HttpService } from '../../src/api/http-service.ts'
 import { run, Server } from '../command.ts'
 import { varveCommand } from '../project.ts'
 
-export type ServerKind = 'varve' | 'qemu-nbd' | 'nbdkit'
-export const SERVER_KINDS: readonly ServerKind[] = ['varve', 'qemu-nbd', 'nbdkit']
-
 export interface NbdService {
-  kind: ServerKind
+  contender: Contender
   /** What its configuration was, for the report. */
   description: string
   uri: string
   server: Server
+  /** What it does for itself when nobody asks anything of it, done now, outside of the time. */
+  tidy(): Promise<void>
 }
 
-/** Starts `kind` on a new empty disk of `sizeBytes` in its own folder below `folder`. */
+export interface Contender {
+  /** Family and mode. */
+  name: string
+  /** Of contenders that differ in their mode only, the best counts. */
+  family: string
+  program: string
+  /** Keeps nothing: shown, never a measure for those who do. */
+  isVolatile?: true
+  start(home: string, sizeBytes: number): Promise<Omit<NbdService, 'contender'>>
+}
+
+export const NBD_CONTENDERS: readonly Contender[] = [
+  { name: 'varve', family: 'varve', program: process.execPath, start: startVarve },
+  qemuNbd('writeback', 'threads'),
+  qemuNbd('writeback', 'io_uring'),
+  qemuNbd('none', 'io_uring'),
+  storageDaemon('writeback', 'threads'),
+  storageDaemon('none', 'io_uring'),
+  { name: 'nbdkit file', family: 'nbdkit file', program: 'nbdkit', start: startNbdkitFile },
+  {
+    name: 'nbdkit memory',
+    family: 'nbdkit memory',
+    program: 'nbdkit',
+    isVolatile: true,
+    start: startNbdkitMemory,
+  },
+]
+
+/** Those whose name is or begins with one of `only`, in the order above. */
+export function contendersOf(
+  all: readonly Contender[],
+  only: readonly string[] | undefined,
+): readonly Contender[] {
+  if (only === undefined) return all
+  const isOf = (contender: Contender, prefix: string): boolean =>
+    contender.name === prefix || contender.name.startsWith(`${prefix} `)
+  const unknown = only.find((prefix) => !all.some((contender) => isOf(contender, prefix)))
+  if (unknown !== undefined) {
+    const names = all.map(({ name }) => name).join(', ')
+    throw new Error(`${unknown} is none of ${names}, nor how one begins`)
+  }
+  return all.filter((contender) => only.some((prefix) => isOf(contender, prefix)))
+}
+
+export function isInstalled(program: string): boolean {
+  return spawnSync(program, ['--version'], { stdio: 'ignore' }).error === undefined
+}
+
+/** Starts it on a new empty disk of `sizeBytes` in its own folder below `folder`. */
 export async function startService(
-  kind: ServerKind,
+  contender: Contender,
   folder: string,
   sizeBytes: number,
 ): Promise<NbdService> {
-  const home = join(folder, kind)
+  const home = join(folder, contender.name.replaceAll(/[ /]/g, '-'))
   mkdirSync(home)
-  if (kind === 'varve') return startVarve(home, sizeBytes)
-  return kind === 'qemu-nbd' ? startQemuNbd(home, sizeBytes) : startNbdkit(home, sizeBytes)
+  return { contender, ...(await contender.start(home, sizeBytes)) }
 }
 
-async function startVarve(home: string, sizeBytes: number): Promise<NbdService> {
+export async function startVarve(
+  home: string,
+  sizeBytes: number,
+  env: Record<string, string> = {},
+): Promise<Omit<NbdService, 'contender'>> {
   const pool = join(home, 'pool')
   await varve(pool, 'init')
   await varve(pool, 'create', 'disk', String(sizeBytes))
-  const server = await serveVarve(pool)
+  const server = await serveVarveWith(env, pool)
   return {
-    kind: 'varve',
     description: 'varve serve, checksums verified on read',
     uri: varveUri(pool, 'disk'),
     server,
+    tidy: () => reclaim(pool),
+  }
+}
+
+async function reclaim(pool: string): Promise<void> {
+  const service = new HttpService(join(pool, 'control.sock'))
+  try {
+    await service.reclaim({})
+  } finally {
+    await service.close()
   }
 }
 
@@ -51,44 +112,125 @@ export async function varve(pool: string, ...args: string[]): Promise<string> {
 
 /** Starts `varve serve` on a pool; its control socket is the last thing that comes up. */
 export function serveVarve(pool: string, ...args: string[]): Promise<Server> {
+  return serveVarveWith({}, pool, ...args)
+}
+
+export function serveVarveWith(
+  env: Record<string, string>,
+  pool: string,
+  ...args: string[]
+): Promise<Server> {
   const [program, first] = varveCommand
   const words = [...first, '--pool', pool, 'serve', ...args]
-  return Server.start(program, words, join(pool, 'control.sock'))
+  return Server.start(program, words, join(pool, 'control.sock'), env)
 }
 
 export function varveUri(pool: string, name: string): string {
   return `nbd+unix:///${name}?socket=${join(pool, 'nbd.sock')}`
 }
 
-async function startQemuNbd(home: string, sizeBytes: number): Promise<NbdService> {
-  const image = join(home, 'disk.qcow2')
-  const socket = join(home, 'nbd.sock')
-  await run('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(sizeBytes)])
-  const args = ['-t', '-f', 'qcow2', '--cache=writeback', '--aio=threads', '--discard=unmap']
-  const server = await Server.start(
-    'qemu-nbd',
-    [...args, '--shared=8', '-k', socket, image],
-    socket,
-  )
+type QemuCache = 'writeback' | 'none'
+type QemuAio = 'threads' | 'io_uring'
+
+function qemuNbd(cache: QemuCache, aio: QemuAio): Contender {
+  const args = ['-t', '-f', 'qcow2', `--cache=${cache}`, `--aio=${aio}`, '--discard=unmap']
   return {
-    kind: 'qemu-nbd',
-    description: `qemu-nbd ${args.join(' ')} on qcow2`,
-    uri: `nbd+unix:///?socket=${socket}`,
-    server,
+    name: `qemu-nbd ${cache}/${aio}`,
+    family: 'qemu-nbd',
+    program: 'qemu-nbd',
+    start: async (home, sizeBytes) => {
+      const image = await qcow2(home, sizeBytes)
+      const socket = join(home, 'nbd.sock')
+      const words = [...args, '--shared=8', '-k', socket, image]
+      return {
+        description: `qemu-nbd ${args.join(' ')} on qcow2`,
+        uri: `nbd+unix:///?socket=${socket}`,
+        server: await Server.start('qemu-nbd', words, socket),
+        tidy: nothing,
+      }
+    },
   }
 }
 
-async function startNbdkit(home: string, sizeBytes: number): Promise<NbdService> {
+function storageDaemon(cache: QemuCache, aio: QemuAio): Contender {
+  return {
+    name: `qemu-storage-daemon ${cache}/${aio}`,
+    family: 'qemu-storage-daemon',
+    program: 'qemu-storage-daemon',
+    start: async (home, sizeBytes) => {
+      const socket = join(home, 'nbd.sock')
+      const nodes = qcow2Nodes(await qcow2(home, sizeBytes), cache, aio)
+      const args = [
+        ...nodes,
+        ...['--nbd-server', `addr.type=unix,addr.path=${socket},max-connections=8`],
+        ...['--export', 'type=nbd,id=nbd,node-name=disk,name=disk,writable=on'],
+      ]
+      const monitor = await startStorageDaemon(home, args)
+      return {
+        description: `qemu-storage-daemon ${nodes.join(' ')}`.replaceAll(home, '.'),
+        uri: `nbd+unix:///disk?socket=${socket}`,
+        server: monitor.server,
+        tidy: nothing,
+      }
+    },
+  }
+}
+
+/** Options that open a qcow2 image as the node `disk`. */
+export function qcow2Nodes(image: string, cache: QemuCache, aio: QemuAio): string[] {
+  const direct = cache === 'none' ? 'on' : 'off'
+  const file = `driver=file,filename=${image},node-name=file,aio=${aio},cache.direct=${direct}`
+  return [
+    ...['--blockdev', `${file},discard=unmap`],
+    ...['--blockdev', `driver=qcow2,file=file,node-name=disk,discard=unmap`],
+  ]
+}
+
+/** With a monitor; once that listens, everything else in `args` has been carried out. */
+export async function startStorageDaemon(
+  home: string,
+  args: readonly string[],
+): Promise<{ server: Server; monitorPath: string }> {
+  const monitorPath = join(home, 'qmp.sock')
+  const monitor = ['--chardev', `socket,id=qmp,path=${monitorPath},server=on,wait=off`]
+  const words = [...args, ...monitor, '--monitor', 'chardev=qmp']
+  return { server: await Server.start('qemu-storage-daemon', words, monitorPath), monitorPath }
+}
+
+async function qcow2(home: string, sizeBytes: number): Promise<string> {
+  const image = join(home, 'disk.qcow2')
+  await run('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(sizeBytes)])
+  return image
+}
+
+async function startNbdkitFile(
+  home: string,
+  sizeBytes: number,
+): Promise<Omit<NbdService, 'contender'>> {
   const image = join(home, 'disk.raw')
-  const socket = join(home, 'nbd.sock')
   const descriptor = openSync(image, 'wx')
   ftruncateSync(descriptor, sizeBytes)
   closeSync(descriptor)
-  const server = await Server.start('nbdkit', ['-f', '-U', socket, 'file', image], socket)
-  return {
-    kind: 'nbdkit',
-    description: 'nbdkit file on a raw file',
-    uri: `nbd+unix:///?socket=${socket}`,
-    server,
-  }
+  return startNbdkit(home, ['file', image], 'nbdkit file on a raw file')
+}
+
+function startNbdkitMemory(
+  home: string,
+  sizeBytes: number,
+): Promise<Omit<NbdService, 'contender'>> {
+  return startNbdkit(home, ['memory', `size=${sizeBytes}`], 'nbdkit memory: nothing is kept')
+}
+
+async function startNbdkit(
+  home: string,
+  plugin: readonly string[],
+  description: string,
+): Promise<Omit<NbdService, 'contender'>> {
+  const socket = join(home, 'nbd.sock')
+  const server = await Server.start('nbdkit', ['-f', '-U', socket, ...plugin], socket)
+  return { description, uri: `nbd+unix:///?socket=${socket}`, server, tidy: nothing }
+}
+
+function nothing(): Promise<void> {
+  return Promise.resolve()
 }

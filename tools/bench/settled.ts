@@ -9,7 +9,6 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { HttpService } from '../../src/api/http-service.ts'
 import { formatSize } from '../../src/base/units.ts'
 import { run, Server } from '../command.ts'
-import { table } from '../table.ts'
 import { denseImage } from './dense-image.ts'
 import { fio } from './fio.ts'
 import type { FioResult, Workload } from './fio.ts'
@@ -209,9 +208,12 @@ function describe(
       median(pairRatios(us, idleUs)).toFixed(2),
     ]),
   ]
-  const p99 = table([`p99 of ${GUEST.name}`, 'µs', '÷ alone'], guests)
   return {
-    text: `${formatSize(sizeBytes)} of a real image\n\n${table(header, rows)}\n\n${p99}`,
+    tables: [
+      { title: '', header, rows },
+      { title: '', header: [`p99 of ${GUEST.name}`, 'µs', '÷ alone'], rows: guests },
+    ],
+    notes: [`${formatSize(sizeBytes)} of a real image.`],
     json: { sizeBytes, contenders: names, workloads: records, latencies },
   }
 }

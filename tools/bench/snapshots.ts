@@ -1,113 +1,178 @@
 /**
- * `bench snapshots`: what a thousand snapshots cost a reader. Two volumes get the same data and
- * the same random overwrites; one is snapshotted all along. Then both are read in turns.
+ * `bench snapshots`: what snapshots cost a reader, at several depths: ours, chains of qcow2 images
+ * and snapshots inside of one. Every disk gets the same data and the same random overwrites.
  */
 import { join } from 'node:path'
-import { HttpService } from '../../src/api/http-service.ts'
-import { GIB, MIB } from '../../src/base/units.ts'
-import { contentHash } from '../content-hash.ts'
-import { table } from '../table.ts'
-import { COMPARED_WORKLOADS, fio, type FioResult, type Workload } from './fio.ts'
-import { fillDisk } from './nbd.ts'
-import type { BenchOptions, BenchReport } from './report.ts'
-import { serveVarve, varve, varveUri } from './servers.ts'
-import { median, pairRatios, spread } from './statistics.ts'
+import { MIB, formatSize } from '../../src/base/units.ts'
+import { run } from '../command.ts'
+import { COMPARED_WORKLOADS, type Workload } from './fio.ts'
+import type { Bar, BenchOptions, BenchReport, BenchTable, Plot } from './report.ts'
+import { measureRounds, rateOf, unitOf, type Measured } from './rounds.ts'
+import { serveVarve, varve } from './servers.ts'
+import { qcow2Chain, qcow2Internal, varveDisk } from './snapshot-subjects.ts'
+import type { Amounts, DeepDisk } from './snapshot-subjects.ts'
+import { median, pairRatios, withSpread } from './statistics.ts'
 
-const SNAPSHOT_COUNT = 1000
-/** Rewritten between the first snapshot and the last, 64 blocks for each. */
-const OVERWRITTEN_BYTES = 256 * MIB
+const DEPTHS = [1, 10, 100, 1000]
+const QUICK_DEPTHS = [1, 10]
+/** A reader must not lose more than this to any depth. */
+const RATIO_MIN = 0.95
 
-const OVERWRITE: Workload = {
-  name: 'overwrite',
-  pattern: 'randwrite',
-  blockSizes: '4k',
-  queueDepth: 1,
+const READS = COMPARED_WORKLOADS.filter(
+  ({ pattern, blockSizes }) => pattern.endsWith('read') && blockSizes !== '1m',
+)
+
+interface Prepared {
+  amounts: Amounts
+  depths: readonly number[]
+  disks: DeepDisk[]
+  /** What could not be made, and why. */
+  failures: string[]
 }
 
 export async function benchSnapshots(options: BenchOptions): Promise<BenchReport> {
-  const sizeBytes = options.sizeBytes ?? GIB
+  const sizeBytes = options.sizeBytes ?? (options.isQuick ? 32 : 512) * MIB
+  const amounts = { sizeBytes, overwrittenBytes: sizeBytes / 4 }
+  const depths = options.isQuick ? QUICK_DEPTHS : DEPTHS
+  const prepared: Prepared = { amounts, depths, disks: [], failures: [] }
   const pool = join(options.folder, 'pool')
   await varve(pool, 'init')
   const server = await serveVarve(pool)
-  const service = new HttpService(join(pool, 'control.sock'))
   try {
-    const uris = { deep: varveUri(pool, 'deep'), plain: varveUri(pool, 'plain') }
-    for (const name of ['deep', 'plain'] as const) {
-      options.say(`filling ${name}`)
-      await service.create({ name, sizeBytes })
-      await fillDisk(uris[name], sizeBytes)
+    for (const depth of depths) {
+      options.say(`varve: a disk with ${depth} snapshots`)
+      prepared.disks.push(await varveDisk(pool, server, depth, amounts))
     }
-    const overwrite = { sizeBytes, totalBytes: OVERWRITTEN_BYTES, seed: 11 }
-    const snapshotMs = await overwriteAndSnapshot(service, uris.deep, overwrite, options)
-    await fio(uris.plain, OVERWRITE, overwrite)
-    const { snapshots } = await service.volume('deep')
-    if (snapshots.length !== SNAPSHOT_COUNT) throw new Error(`${snapshots.length} snapshots`)
-    server.mustRun()
-    return await compareReads(uris, sizeBytes, snapshotMs, options)
+    for (const [name, make] of [
+      ['qcow2 chain', qcow2Chain],
+      ['qcow2 internal', qcow2Internal],
+    ] as const) {
+      if (options.only !== undefined && !options.only.includes(name)) continue
+      for (const depth of depths) {
+        options.say(`${name}: a disk with ${depth} snapshots`)
+        try {
+          prepared.disks.push(await make(options.folder, depth, amounts))
+        } catch (error) {
+          prepared.failures.push(`${name} ${depth}: ${(error as Error).message}`)
+        }
+      }
+    }
+    return await compareReads(prepared, options)
   } finally {
-    await service.close()
+    for (const disk of prepared.disks) await disk.stop()
     await server.stop()
   }
 }
 
-/** Takes all snapshots while the overwrites go on; resolves to what each one took. */
-async function overwriteAndSnapshot(
-  service: HttpService,
-  uri: string,
-  overwrite: { sizeBytes: number; totalBytes: number; seed: number },
-  options: BenchOptions,
-): Promise<number[]> {
-  options.say(`taking ${SNAPSHOT_COUNT} snapshots under load`)
-  let isWriting = true
-  const writing = fio(uri, OVERWRITE, { ...overwrite, rateIops: 6500 }).finally(() => {
-    isWriting = false
-  })
-  // A failed load is reported when it is awaited below, after the snapshot in progress.
-  writing.catch(() => undefined)
-  const tookMs: number[] = []
-  let underLoadCount = 0
-  for (let index = 0; index < SNAPSHOT_COUNT; index += 1) {
-    const startMs = performance.now()
-    await service.snapshot([`deep@s${index}`])
-    tookMs.push(performance.now() - startMs)
-    if (isWriting) underLoadCount += 1
-  }
-  await writing
-  options.say(`${underLoadCount} of them while blocks were being overwritten`)
-  return tookMs
+async function compareReads(prepared: Prepared, options: BenchOptions): Promise<BenchReport> {
+  const { disks, amounts } = prepared
+  // Maps, checksums and page cache are warm for all before anything is measured.
+  for (const { subject } of disks) await run('nbdcopy', [String(subject.target), 'null:'])
+  const measured = await measureRounds(
+    disks.map(({ subject }) => subject),
+    {
+      workloads: READS,
+      rounds: options.rounds,
+      folder: options.folder,
+      say: options.say,
+      limitsOf: (_workload, round) => ({
+        sizeBytes: amounts.sizeBytes,
+        seconds: options.seconds,
+        seed: round + 1,
+      }),
+      whenMeasured: (_workload, soFar) => {
+        options.keep(describe(prepared, soFar))
+        return Promise.resolve()
+      },
+    },
+  )
+  return describe(prepared, measured)
 }
 
-async function compareReads(
-  uris: { deep: string; plain: string },
-  sizeBytes: number,
-  snapshotMs: readonly number[],
-  options: BenchOptions,
-): Promise<BenchReport> {
-  // Maps, checksums and page cache are warm for both before anything is measured.
-  for (const uri of [uris.deep, uris.plain]) await contentHash(uri)
-  const rows: string[][] = []
-  const records: Record<string, unknown>[] = []
-  for (const workload of COMPARED_WORKLOADS) {
-    if (workload.pattern.endsWith('write')) continue
-    const results: Record<'deep' | 'plain', FioResult[]> = { deep: [], plain: [] }
-    for (let round = 0; round < options.rounds; round += 1) {
-      options.say(`${workload.name}, round ${round + 1} of ${options.rounds}`)
-      for (const name of ['deep', 'plain'] as const) {
-        const limits = { sizeBytes, seconds: options.seconds, seed: round + 1 }
-        results[name].push(await fio(uris[name], workload, limits))
-      }
-    }
-    const rate = (name: 'deep' | 'plain'): number[] => results[name].map(({ iops }) => iops)
-    const ratios = pairRatios(rate('deep'), rate('plain'))
-    const shown = (name: 'deep' | 'plain'): string =>
-      `${(median(rate(name)) / 1e3).toFixed(1)} ±${(spread(rate(name)) * 50).toFixed(0)} %`
-    rows.push([workload.name, shown('deep'), shown('plain'), `${median(ratios).toFixed(2)}×`])
-    records.push({ workload, results, ratios })
-  }
-  const header = ['kIOPS', `${SNAPSHOT_COUNT} snapshots`, 'none', 'ratio']
-  const snapshotMedianMs = median(snapshotMs)
+function describe(prepared: Prepared, measured: Measured): BenchReport {
+  const { amounts, disks, depths, failures } = prepared
+  const tables = [...measured.keys()].map((workload) => depthTable(workload, prepared, measured))
+  const took = disks.map(({ subject, tookMs }) => `${subject.name}: ${median(tookMs).toFixed(1)}`)
   return {
-    text: `${table(header, rows)}\n\none snapshot took ${snapshotMedianMs.toFixed(1)} ms (median)`,
-    json: { snapshotCount: SNAPSHOT_COUNT, snapshotMedianMs, workloads: records },
+    tables,
+    bars: [...measured.keys()].flatMap((workload) => barOf(workload, prepared, measured)),
+    plots: [...measured.keys()].map((workload) => plotOf(workload, prepared, measured)),
+    notes: [
+      `${formatSize(amounts.sizeBytes)} each, ${formatSize(amounts.overwrittenBytes)} of random ` +
+        '4 KiB overwrites between the first snapshot and the last. In parentheses: ÷ depth ' +
+        `${depths[0]}, of each round. One snapshot under load, median ms: ${took.join(', ')}.`,
+      ...failures.map((failure) => `Not measured: ${failure}`),
+    ],
+    json: {
+      ...amounts,
+      failures,
+      disks: disks.map(({ subject, depth, tookMs }) => ({ name: subject.name, depth, tookMs })),
+      workloads: [...measured].map(([workload, byName]) => ({
+        workload,
+        results: Object.fromEntries(byName),
+      })),
+    },
+  }
+}
+
+function familiesOf({ disks }: Prepared): string[] {
+  return [...new Set(disks.map(({ subject }) => subject.family))]
+}
+
+/** Of each round; null where that disk is not there. */
+function ratesOf(
+  workload: Workload,
+  family: string,
+  depth: number,
+  measured: Measured,
+): number[] | null {
+  const runs = measured.get(workload)?.get(`${family} ${depth}`)
+  return runs === undefined ? null : runs.map((run) => rateOf(workload, run))
+}
+
+function depthTable(workload: Workload, prepared: Prepared, measured: Measured): BenchTable {
+  const { depths } = prepared
+  const rows = familiesOf(prepared).map((family) => {
+    const first = ratesOf(workload, family, depths[0], measured)
+    return [
+      family,
+      ...depths.map((depth) => {
+        const rates = ratesOf(workload, family, depth, measured)
+        if (rates === null) return '–'
+        if (first === null || depth === depths[0]) return withSpread(rates)
+        return `${withSpread(rates)} (${median(pairRatios(rates, first)).toFixed(2)})`
+      }),
+    ]
+  })
+  const header = ['snapshots', ...depths.map(String)]
+  return { title: `${workload.name}, ${unitOf(workload)}`, header, rows }
+}
+
+function barOf(workload: Workload, { depths }: Prepared, measured: Measured): Bar[] {
+  const first = ratesOf(workload, 'varve', depths[0], measured)
+  if (first === null) return []
+  const ratios = depths.slice(1).flatMap((depth) => {
+    const rates = ratesOf(workload, 'varve', depth, measured)
+    return rates === null ? [] : [median(pairRatios(rates, first))]
+  })
+  const what = `${workload.name}: the worst depth ÷ depth ${depths[0]}`
+  return [{ what, demanded: { atLeast: RATIO_MIN }, measured: Math.min(...ratios), unit: '' }]
+}
+
+function plotOf(workload: Workload, prepared: Prepared, measured: Measured): Plot {
+  const { depths } = prepared
+  return {
+    kind: 'lines',
+    id: workload.name.toLowerCase().replaceAll(' ', '-'),
+    title: workload.name,
+    xLabel: 'snapshots',
+    yLabel: unitOf(workload),
+    series: familiesOf(prepared).map((family) => ({
+      name: family,
+      points: depths.flatMap((depth): [number, number][] => {
+        const rates = ratesOf(workload, family, depth, measured)
+        return rates === null ? [] : [[depth, median(rates)]]
+      }),
+    })),
   }
 }

@@ -6,9 +6,8 @@ import { mkdirSync, readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { formatSize } from '../../src/base/units.ts'
-import { table } from '../table.ts'
 import { corpusImages, warm, type CorpusImage } from './corpus-images.ts'
-import type { BenchOptions, BenchReport } from './report.ts'
+import type { BenchOptions, BenchReport, BenchTable } from './report.ts'
 import { SPACE_METHODS, type SpaceMethod } from './space-methods.ts'
 
 interface SpaceRow {
@@ -42,7 +41,7 @@ export async function benchSpace(options: BenchOptions): Promise<BenchReport> {
   const measured = new Set(rows.map((row) => row.name))
   rows.push(...earlier.filter((row) => !measured.has(row.name)))
   rows.sort((a, b) => orderOf(a.name) - orderOf(b.name))
-  return { text: describe(facts, rows), json: { images: facts, rows } }
+  return { tables: [tableOf(facts, rows)], notes: [noteOf(facts)], json: { images: facts, rows } }
 }
 
 function methodsOf(only: readonly string[] | undefined): readonly SpaceMethod[] {
@@ -92,7 +91,7 @@ function rowsOf(path: string, facts: readonly ImageFacts[]): SpaceRow[] {
   return report.rows
 }
 
-function describe(facts: readonly ImageFacts[], rows: readonly SpaceRow[]): string {
+function tableOf(facts: readonly ImageFacts[], rows: readonly SpaceRow[]): BenchTable {
   const dataBytes = sumOf(facts)
   const ours = new Map(
     rows.filter((row) => row.name.startsWith('varve-')).map((row) => [row.codecClass, row]),
@@ -110,9 +109,13 @@ function describe(facts: readonly ImageFacts[], rows: readonly SpaceRow[]): stri
     ]
   })
   const header = ['', 'codec', 'random reads', 'physical', '÷ data', '÷ ours', 's']
-  return table(header, lines).concat(
-    `\n\n${facts.length} images with ${formatSize(dataBytes)} allocated in all. ÷ ours: beside `,
-    'our row of the same class of codec: none; lz4, lzo; zstd, zlib, gzip.',
+  return { title: '', header, rows: lines }
+}
+
+function noteOf(facts: readonly ImageFacts[]): string {
+  return (
+    `${facts.length} images with ${formatSize(sumOf(facts))} allocated in all. ÷ ours: beside our ` +
+    'row of the same class of codec: none; lz4, lzo; zstd, zlib, gzip.'
   )
 }
 

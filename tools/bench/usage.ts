@@ -9,7 +9,6 @@ import { openHost } from '../../src/daemon/host.ts'
 import type { ExportTarget } from '../../src/export/target.ts'
 import type { Io } from '../../src/io/io.ts'
 import { Pool } from '../../src/pool/pool.ts'
-import { table } from '../table.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
 import { median } from './statistics.ts'
 
@@ -66,8 +65,8 @@ export async function benchUsage(options: BenchOptions): Promise<BenchReport> {
     (median(countMs) / 1e3).toFixed(2),
     (residentBytes / MIB).toFixed(0),
   ])
-  const text = table(['', 'disks', 's', 'resident MiB more'], rows)
-  return { text, json: { measured } }
+  const header = ['', 'disks', 's', 'resident MiB more']
+  return { tables: [{ title: '', header, rows }], notes: [], json: { measured } }
 }
 
 async function measure(pool: Pool, what: string, options: BenchOptions): Promise<Measured> {
