@@ -23,14 +23,21 @@ static int fail(int fd) {
   return -1;
 }
 
-static int bind_unix(const char *path, int mode) {
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
+static int address_of(const char *path, struct sockaddr_un *address) {
   size_t length = strlen(path);
-  if (length >= sizeof address.sun_path) {
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  if (length >= sizeof address->sun_path) {
     errno = ENAMETOOLONG;
     return -1;
   }
-  memcpy(address.sun_path, path, length + 1);
+  memcpy(address->sun_path, path, length + 1);
+  return 0;
+}
+
+static int bind_unix(const char *path, int mode) {
+  struct sockaddr_un address;
+  if (address_of(path, &address) < 0) return -1;
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return -1;
   if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0) return fail(fd);
@@ -44,6 +51,25 @@ static int bind_unix(const char *path, int mode) {
     return fail(fd);
   }
   return fd;
+}
+
+static int connect_unix_to(const char *path) {
+  struct sockaddr_un address;
+  if (address_of(path, &address) < 0) return -1;
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -1;
+  return connect(fd, (struct sockaddr *)&address, sizeof address) < 0 ? fail(fd) : fd;
+}
+
+static napi_value connect_unix(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  char path[sizeof((struct sockaddr_un *)0)->sun_path + 1];
+  size_t length = 0;
+  if (!varve_args(env, info, 1, args)) return NULL;
+  if (napi_get_value_string_utf8(env, args[0], path, sizeof path, &length) != napi_ok) {
+    return varve_number(env, -EINVAL);
+  }
+  return varve_result(env, connect_unix_to(path));
 }
 
 static napi_value listen_unix(napi_env env, napi_callback_info info) {
@@ -166,7 +192,7 @@ static napi_value peer_credentials(napi_env env, napi_callback_info info) {
 }
 
 const struct varve_export varve_socket_exports[] = {
-  {"listenUnix", listen_unix},   {"listenTcp", listen_tcp},
+  {"listenUnix", listen_unix},   {"listenTcp", listen_tcp},     {"connectUnix", connect_unix},
   {"socketPort", socket_port},   {"socketPeer", socket_peer},
   {"socketShutdown", socket_shutdown}, {"peerCredentials", peer_credentials},
   {NULL, NULL},

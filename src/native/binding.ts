@@ -133,6 +133,7 @@ export interface Binding {
   listenUnix(path: string, mode: number): number
   /** `host` is a numeric address. */
   listenTcp(host: string, port: number): number
+  connectUnix(path: string): number
   socketPort(fd: number): number
   /** Sets TCP_NODELAY where it applies. Returns `unix`, `address:port`, or -errno. */
   socketPeer(fd: number): string | number

@@ -1,0 +1,220 @@
+/*
+ * Memory that another process shares with us by a descriptor, shown to JavaScript in *windows*:
+ * external ArrayBuffers over parts of one mapping.
+ *
+ * The other process may shrink its file at any time, whatever was checked before; touching what is
+ * gone then raises SIGBUS. Seals would forbid it, but the virtual machine monitors in use set none.
+ * So the signal is caught: zeros of our own are put in the place of the whole mapping, the access
+ * is repeated by the processor and finds them, and the mapping is marked as broken for whoever
+ * asks (libwayland does so for its clients' pools). Mappings are made, touched and asked about on
+ * one thread.
+ *
+ * Only memory files (tmpfs, memfd, hugetlbfs) are mapped: a page fault on any other could wait for
+ * a disk, or for a filesystem that the other process itself serves, and we would wait with it.
+ */
+#include "varve.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+enum { MAPPINGS_MAX = 4096 };
+
+struct mapping {
+  uint8_t *base; /* what was mapped, whole pages */
+  size_t length;
+  uint8_t *start; /* what was asked for */
+  size_t size;
+  int owners; /* the value in JavaScript, and one a window */
+  volatile sig_atomic_t is_broken;
+};
+
+/* Looked through by the signal handler. */
+static struct mapping *volatile mappings[MAPPINGS_MAX];
+static struct sigaction previous_action;
+static int is_catching;
+
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+  (void)context;
+  int saved = errno;
+  uint8_t *address = info->si_addr;
+  for (int i = 0; i < MAPPINGS_MAX; i++) {
+    struct mapping *m = mappings[i];
+    if (m == NULL || address < m->base || address >= m->base + m->length) continue;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    if (mmap(m->base, m->length, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) break;
+    m->is_broken = 1;
+    errno = saved;
+    return;
+  }
+  /* Not ours: the access is repeated and goes the way it would have gone. */
+  sigaction(number, &previous_action, NULL);
+  errno = saved;
+}
+
+static int catch_bus_errors(void) {
+  if (is_catching) return 0;
+  struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+  sigemptyset(&action.sa_mask);
+  if (sigaction(SIGBUS, &action, &previous_action) < 0) return -1;
+  is_catching = 1;
+  return 0;
+}
+
+static void release(struct mapping *m) {
+  if (--m->owners > 0) return;
+  munmap(m->base, m->length);
+  for (int i = 0; i < MAPPINGS_MAX; i++) {
+    if (mappings[i] == m) mappings[i] = NULL;
+  }
+  free(m);
+}
+
+static void finalize(napi_env env, void *data, void *hint) {
+  (void)env;
+  (void)data;
+  release(hint);
+}
+
+/* Alignment that mappings of the file need: a page, or a huge one; 0 and errno for other files. */
+static size_t alignment_of(int fd, const struct stat *stat) {
+  struct statfs fs;
+  if (fstatfs(fd, &fs) < 0) return 0;
+  if (S_ISREG(stat->st_mode) && fs.f_type == TMPFS_MAGIC) return (size_t)sysconf(_SC_PAGESIZE);
+  if (S_ISREG(stat->st_mode) && fs.f_type == HUGETLBFS_MAGIC) return (size_t)fs.f_bsize;
+  errno = EMEDIUMTYPE;
+  return 0;
+}
+
+static int free_place(void) {
+  for (int i = 0; i < MAPPINGS_MAX; i++) {
+    if (mappings[i] == NULL) return i;
+  }
+  errno = ENOMEM;
+  return -1;
+}
+
+/* 0, or -1 and errno. `size` is not 0; `offset` is not negative. */
+static int map_file(struct mapping *m, int fd, uint64_t offset, uint64_t size) {
+  struct stat stat;
+  if (fstat(fd, &stat) < 0) return -1;
+  size_t align = alignment_of(fd, &stat);
+  if (align == 0) return -1;
+  /* In this order nothing overflows. */
+  if (offset > (uint64_t)stat.st_size || size > (uint64_t)stat.st_size - offset) {
+    errno = EOVERFLOW;
+    return -1;
+  }
+  uint64_t lead = offset & (align - 1);
+  m->length = (size_t)((lead + size + align - 1) & ~((uint64_t)align - 1));
+  m->base = mmap(NULL, m->length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
+                 (off_t)(offset - lead));
+  if (m->base == MAP_FAILED) return -1;
+  /* What the other process has is not copied into what we start. */
+  madvise(m->base, m->length, MADV_DONTFORK);
+  madvise(m->base, m->length, MADV_DONTDUMP);
+  m->start = m->base + lead;
+  m->size = (size_t)size;
+  return 0;
+}
+
+/* sharedMap(fd, offsetBytes, sizeBytes) */
+static napi_value shared_map(napi_env env, napi_callback_info info) {
+  napi_value args[3], external;
+  if (!varve_args(env, info, 3, args)) return NULL;
+  double offset = varve_double(env, args[1]), size = varve_double(env, args[2]);
+  if (!(offset >= 0 && offset < 9007199254740992.0 && size >= 1 && size < 9007199254740992.0)) {
+    return varve_number(env, -EINVAL);
+  }
+  int place = free_place();
+  if (place < 0 || catch_bus_errors() < 0) return varve_result(env, -1);
+  struct mapping *m = calloc(1, sizeof *m);
+  if (m == NULL) return varve_number(env, -ENOMEM);
+  if (map_file(m, varve_int(env, args[0]), (uint64_t)offset, (uint64_t)size) < 0) {
+    int saved = errno;
+    free(m);
+    return varve_number(env, -saved);
+  }
+  m->owners = 1;
+  mappings[place] = m;
+  if (napi_create_external(env, m, finalize, m, &external) != napi_ok) {
+    release(m);
+    return varve_throw(env, "this Node allows no external values");
+  }
+  return external;
+}
+
+static struct mapping *mapping_of(napi_env env, napi_value value) {
+  void *data = NULL;
+  if (napi_get_value_external(env, value, &data) != napi_ok) {
+    napi_throw_type_error(env, NULL, "not a mapping");
+    return NULL;
+  }
+  return data;
+}
+
+/* sharedWindow(mapping, offsetBytes, lengthBytes) */
+static napi_value shared_window(napi_env env, napi_callback_info info) {
+  napi_value args[3], window;
+  if (!varve_args(env, info, 3, args)) return NULL;
+  struct mapping *m = mapping_of(env, args[0]);
+  if (m == NULL) return NULL;
+  double offset = varve_double(env, args[1]), length = varve_double(env, args[2]);
+  if (!(offset >= 0 && length >= 1 && offset + length <= (double)m->size)) {
+    napi_throw_range_error(env, NULL, "a window lies outside its mapping");
+    return NULL;
+  }
+  m->owners++;
+  if (napi_create_external_arraybuffer(env, m->start + (size_t)offset, (size_t)length, finalize, m,
+                                       &window) != napi_ok) {
+    release(m);
+    return varve_throw(env, "this Node allows no external memory");
+  }
+  return window;
+}
+
+/* sharedDetach(window): the memory goes when its last window has been let go of. */
+static napi_value shared_detach(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  if (!varve_args(env, info, 1, args)) return NULL;
+  if (napi_detach_arraybuffer(env, args[0]) != napi_ok) {
+    napi_throw_type_error(env, NULL, "not a window");
+  }
+  return NULL;
+}
+
+static napi_value shared_is_broken(napi_env env, napi_callback_info info) {
+  napi_value args[1], result = NULL;
+  if (!varve_args(env, info, 1, args)) return NULL;
+  struct mapping *m = mapping_of(env, args[0]);
+  if (m == NULL) return NULL;
+  napi_get_boolean(env, m->is_broken != 0, &result);
+  return result;
+}
+
+/* sharedCreate(sizeBytes): memory to share, that neither side can resize. */
+static napi_value shared_create(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  if (!varve_args(env, info, 1, args)) return NULL;
+  int fd = memfd_create("varve", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return varve_result(env, -1);
+  if (ftruncate(fd, (off_t)varve_double(env, args[0])) < 0 ||
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+    int saved = errno;
+    close(fd);
+    return varve_number(env, -saved);
+  }
+  return varve_number(env, fd);
+}
+
+const struct varve_export varve_shared_exports[] = {
+  {"sharedMap", shared_map},         {"sharedWindow", shared_window},
+  {"sharedDetach", shared_detach},   {"sharedIsBroken", shared_is_broken},
+  {"sharedCreate", shared_create},   {NULL, NULL},
+};

@@ -1,0 +1,132 @@
+/**
+ * The buffers of one request: what the device reads, then what it writes, as pieces of memory
+ * windows. Reused; a chain of ordinary length allocates nothing.
+ */
+import { PIECE_COUNT_MAX } from './limits.ts'
+import type { MemoryMap, PieceTaker } from './memory-map.ts'
+
+const PIECES_START = 32
+
+export class Chain implements PieceTaker {
+  /** What names it in the ring: the first descriptor's index (split) or the buffer id (packed). */
+  id = 0
+  /** Descriptors of the ring itself that it takes. */
+  slotCount = 0
+  /** Of what is tracked for a restart (packed). */
+  inflightHead = 0
+  readableBytes = 0
+  writableBytes = 0
+  #windows = new Int32Array(PIECES_START)
+  #offsets = new Int32Array(PIECES_START)
+  #lengths = new Int32Array(PIECES_START)
+  #count = 0
+  #isWritable = false
+  /** Where `copyOut` and `copyIn` go on: a piece, and bytes of it that are done with. */
+  #piece = 0
+  #doneBytes = 0
+
+  clear(): void {
+    this.#count = 0
+    this.#isWritable = false
+    this.readableBytes = 0
+    this.writableBytes = 0
+    this.slotCount = 0
+    this.#piece = 0
+    this.#doneBytes = 0
+  }
+
+  /** Adds a descriptor. Null, or what is wrong with it. */
+  add(map: MemoryMap, address: number, lengthBytes: number, isWritable: boolean): string | null {
+    if (lengthBytes === 0) return 'an empty descriptor'
+    if (this.#isWritable && !isWritable) return 'something to read behind something to write'
+    this.#isWritable = isWritable
+    const before = this.#count
+    if (!map.cut(address, lengthBytes, this)) {
+      return this.#count === PIECE_COUNT_MAX ? 'too many pieces' : 'memory that is not shared'
+    }
+    for (let index = before; index < this.#count; index += 1) {
+      if (isWritable) this.writableBytes += this.#lengths[index]
+      else this.readableBytes += this.#lengths[index]
+    }
+    return null
+  }
+
+  take(window: number, offset: number, lengthBytes: number): boolean {
+    if (this.#count === PIECE_COUNT_MAX) return false
+    if (this.#count === this.#lengths.length) this.#grow()
+    this.#windows[this.#count] = window
+    this.#offsets[this.#count] = offset
+    this.#lengths[this.#count] = lengthBytes
+    this.#count += 1
+    return true
+  }
+
+  /** Goes to byte `atBytes` of all the chain's bytes, those to read and then those to write. */
+  seek(atBytes: number): void {
+    let piece = 0
+    let left = atBytes
+    while (piece < this.#count && left >= this.#lengths[piece]) {
+      left -= this.#lengths[piece]
+      piece += 1
+    }
+    this.#piece = piece
+    this.#doneBytes = left
+  }
+
+  /**
+   * Copies `lengthBytes`, which are there, out of the guest's memory. Whatever is judged, hashed
+   * or written afterwards is the copy: the guest may change its own at any moment.
+   */
+  copyOut(map: MemoryMap, target: Uint8Array, targetOffset: number, lengthBytes: number): void {
+    let left = lengthBytes
+    while (left > 0) {
+      const bytes = map.bytesOf(this.#windows[this.#piece])
+      const start = this.#offsets[this.#piece] + this.#doneBytes
+      const taken = Math.min(left, this.#lengths[this.#piece] - this.#doneBytes)
+      bytes.copy(target, targetOffset + lengthBytes - left, start, start + taken)
+      left -= taken
+      this.#advance(taken)
+    }
+  }
+
+  /** Copies `lengthBytes`, for which there is room, into the guest's memory. */
+  copyIn(map: MemoryMap, source: Buffer, sourceOffset: number, lengthBytes: number): void {
+    let left = lengthBytes
+    while (left > 0) {
+      const bytes = map.bytesOf(this.#windows[this.#piece])
+      const start = this.#offsets[this.#piece] + this.#doneBytes
+      const given = Math.min(left, this.#lengths[this.#piece] - this.#doneBytes)
+      const from = sourceOffset + lengthBytes - left
+      source.copy(bytes, start, from, from + given)
+      left -= given
+      this.#advance(given)
+    }
+  }
+
+  /** Writes the last byte that the device may write. */
+  setLastByte(map: MemoryMap, value: number): void {
+    const last = this.#count - 1
+    const bytes = map.bytesOf(this.#windows[last])
+    bytes[this.#offsets[last] + this.#lengths[last] - 1] = value
+  }
+
+  #advance(byteCount: number): void {
+    this.#doneBytes += byteCount
+    if (this.#doneBytes < this.#lengths[this.#piece]) return
+    this.#piece += 1
+    this.#doneBytes = 0
+  }
+
+  #grow(): void {
+    const length = Math.min(2 * this.#lengths.length, PIECE_COUNT_MAX)
+    this.#windows = extended(this.#windows, length)
+    this.#offsets = extended(this.#offsets, length)
+    this.#lengths = extended(this.#lengths, length)
+  }
+}
+
+function extended(array: Int32Array<ArrayBuffer>, length: number): Int32Array<ArrayBuffer> {
+  const longer = new Int32Array(length)
+  longer.set(array)
+  return longer
+}
