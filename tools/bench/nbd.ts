@@ -209,8 +209,8 @@ function describeCache(sizes: Sizes, measured: Measured): string {
   const read =
     coldest === null
       ? ''
-      : ` At most ${(coldest.part * 100).toFixed(1)} % of what a run read came from the disk below` +
-        ` (${coldest.where}).`
+      : ` At most ${(coldest.part * 100).toFixed(1)} % of what a run read came from the disk ` +
+        `below (${coldest.where}).`
   return (
     `${formatSize(sizes.filledBytes)} of random bytes, read once by each before it is measured: ` +
     `all of it is in the page cache of the host, except where the cache mode is none.${read}`

@@ -20,9 +20,9 @@ export interface BenchOptions {
   /** Empty, on the disk to be measured, removed afterwards. */
   folder: string
   /** Tells a person what is going on. */
-  say(message: string): void
+  say: (message: string) => void
   /** Takes what is known so far, again and again: what an interrupted run leaves. */
-  keep(report: BenchReport): void
+  keep: (report: BenchReport) => void
 }
 
 export interface BenchTable {

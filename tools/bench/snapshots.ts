@@ -67,7 +67,7 @@ export async function benchSnapshots(options: BenchOptions): Promise<BenchReport
 async function compareReads(prepared: Prepared, options: BenchOptions): Promise<BenchReport> {
   const { disks, amounts } = prepared
   // Maps, checksums and page cache are warm for all before anything is measured.
-  for (const { subject } of disks) await run('nbdcopy', [String(subject.target), 'null:'])
+  for (const { uri } of disks) await run('nbdcopy', [uri, 'null:'])
   const measured = await measureRounds(
     disks.map(({ subject }) => subject),
     {

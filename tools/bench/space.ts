@@ -114,8 +114,8 @@ function tableOf(facts: readonly ImageFacts[], rows: readonly SpaceRow[]): Bench
 
 function noteOf(facts: readonly ImageFacts[]): string {
   return (
-    `${facts.length} images with ${formatSize(sumOf(facts))} allocated in all. ÷ ours: beside our ` +
-    'row of the same class of codec: none; lz4, lzo; zstd, zlib, gzip.'
+    `${facts.length} images with ${formatSize(sumOf(facts))} allocated in all. ÷ ours: beside ` +
+    'our row of the same class of codec: none; lz4, lzo; zstd, zlib, gzip.'
   )
 }
 
