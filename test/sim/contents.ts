@@ -72,12 +72,18 @@ export class Contents {
     return sectors
   }
 
-  /** What two or three earlier runs have at the same places, now of one and now of another. */
+  /**
+   * What two or three earlier runs of one length, long ones rather, have at the same places, now of
+   * one and now of another: as versions of an image have.
+   */
   #splice(blockCount: number): Uint32Array {
     const prng = this.#prng
-    const runs = Array.from({ length: prng.between(2, 3) }, () => prng.pick(this.#runs))
+    const [one, other] = [prng.pick(this.#runs), prng.pick(this.#runs)]
+    const first = one.length > other.length ? one : other
+    const alike = this.#runs.filter((run) => run.length === first.length)
+    const runs = [first, prng.pick(alike), prng.pick(alike)]
     const sectors = this.#fresh(blockCount, -1)
-    let run = runs[0]
+    let run = first
     for (let block = 0; block < blockCount; block += 1) {
       if (prng.chance(0.3)) run = prng.pick(runs)
       const start = block * SECTORS_PER_BLOCK

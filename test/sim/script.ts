@@ -95,7 +95,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   idle: 1.5,
   reopen: 1,
   crash: 2.5,
-  fault: 5,
+  fault: 8,
   full: 2,
   damage: 5,
   scrub: 1.5,
@@ -115,7 +115,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
 }
 export const STEP_KINDS: readonly StepKind[] = Object.keys(STEP_WEIGHTS) as StepKind[]
 const FACTORS = [0, 0.3, 1, 1, 3]
-const ERRORS_CHANCE = 0.35
+const ERRORS_CHANCE = 0.4
 const DAMAGE_CHANCE = 0.35
 const JUDGED_CHANCE = 0.25
 const BASE = 36

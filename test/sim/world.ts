@@ -44,6 +44,8 @@ const SMALL_ARENA_BYTES = 16 * 1024 * 1024
 /** Where a cut hurts most. */
 const CUT_PATHS = ['superblock', '.seg', ''] as const
 const CUT_RECOVERY_CHANCE = 0.2
+const ROT_AT_BOOT_CHANCE = 0.3
+const CUT_AHEAD_CHANCE = 0.35
 const OPEN_ATTEMPT_COUNT_MAX = 50
 /** What a fault may make of maintenance. */
 const FAULT_CODES: readonly string[] = ['no-space', 'io', 'pool-failed']
@@ -72,6 +74,8 @@ export class World {
   #cut: { operation: 'write' | 'sync'; path: string; leftCount: number } | null = null
   /** A disk without room, which a crash or a close does not give any. */
   staysFull = false
+  /** The page cache has what no sync will write any more. */
+  #isCacheAhead = false
   readonly #diskIds: DiskIds = new DiskIds()
   #doors: Doors | null = null
   #isCreated = false
@@ -156,7 +160,8 @@ export class World {
       this.report.turnCount += 1
       if (this.#stray !== null) throw this.#stray.reason
       if (this.turnsLeft <= 0) {
-        const isPower = this.prng.chance(this.traits.powerChance)
+        const isPower = this.#isCacheAhead || this.prng.chance(this.traits.powerChance)
+        this.#isCacheAhead = false
         this.io.crash({ kind: isPower ? 'power' : 'process' })
         return false
       }
@@ -171,6 +176,12 @@ export class World {
   cancelEnd(): void {
     this.turnsLeft = Infinity
     this.#cut = null
+  }
+
+  /** The process ends, and the page cache stays; a power cut during the recovery is likely. */
+  endProcess(): void {
+    this.io.crash({ kind: 'process' })
+    this.#isCacheAhead = true
   }
 
   /** The world ends soon after some more writes to the disk, or syncs. */
@@ -362,8 +373,9 @@ export class World {
       this.#forgetPool()
       if (this.io.isDead) this.#reboot()
       this.cancelEnd()
-      if (this.prng.chance(0.25)) this.turnsLeft = this.prng.below(80)
-      else if (this.prng.chance(CUT_RECOVERY_CHANCE)) this.planCut()
+      const cutChance = this.#isCacheAhead ? CUT_AHEAD_CHANCE : CUT_RECOVERY_CHANCE
+      if (this.prng.chance(cutChance)) this.planCut()
+      else if (this.prng.chance(0.25)) this.turnsLeft = this.prng.below(80)
       try {
         await this.#openOnce()
         return
@@ -397,6 +409,24 @@ export class World {
     if (this.prng.chance(0.7) || !this.isTainted) this.io.disk.clearFaults()
     this.giveRoom()
     this.note('reboot')
+    const isSound = this.io.disk.damaged().length === 0 && !this.io.disk.hasFaults
+    if (isSound && this.traits.hasDamage && this.prng.chance(ROT_AT_BOOT_CHANCE))
+      this.#rotSuperblock()
+  }
+
+  /** One of its pages: what was written last suffers most from a cut. */
+  #rotSuperblock(): void {
+    const { disk } = this.io
+    for (const [path, { data }] of disk.files()) {
+      if (!path.endsWith('/superblock')) continue
+      const pageIndex = this.prng.below(2)
+      const bytes = data.page(pageIndex)
+      if (bytes === null) return
+      const rotten = Uint8Array.from(bytes)
+      rotten[this.prng.below(rotten.length)] ^= 1 << this.prng.below(8)
+      disk.damage('bit-rot', path, pageIndex, rotten)
+      this.note(`rot of superblock page ${pageIndex}`)
+    }
   }
 
   /** Adds this world's time to the report. */
@@ -426,7 +456,7 @@ export class World {
   }
 
   #mayRefuse(error: VarveError): boolean {
-    return error instanceof CorruptionError || error.code === 'io'
+    return error instanceof CorruptionError || ['io', 'pool-failed'].includes(error.code)
   }
 
   async #openOnce(): Promise<void> {
@@ -470,6 +500,7 @@ export class World {
     }
     this.#doors = await this.drive(Doors.open(this.io, this.pool, this.traits.doorWeights))
     this.#lookAtIds()
+    if (this.#isCacheAhead && this.prng.chance(0.5)) this.turnsLeft = this.prng.below(200)
   }
 
   /** Damage to the superblock, or to what is replayed: it may look like a torn tail. */
