@@ -151,7 +151,7 @@ async function checkFrom(
     findings,
   )
   await verifier.run(options.progress ?? (() => undefined))
-  const unused = [decoder, frames, superblock, survey, tables, live, findings] as const
+  const unused = [decoder, frames, superblock, survey, tables, live, damage, findings] as const
   await new UnusedVerifier(reader, ...unused).run()
   await verifyFiles(reader, checksum, superblock.poolId, findings)
   judgeSegments(superblock, survey, live, damage, findings)

@@ -11,6 +11,7 @@ import { PLACE_FRAME, frameOffset, frameStoredBytes, placeKind } from '../format
 import type { SettledLayout } from '../format/segment.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { Superblock } from '../format/superblock.ts'
+import type { Damage } from './damage.ts'
 import type { FrameReader } from './frame-reader.ts'
 import { offsetInFrame } from './frame-reader.ts'
 import { isUnfinished } from './judge-segments.ts'
@@ -32,6 +33,7 @@ export class UnusedVerifier {
   readonly #survey: SegmentSurvey
   readonly #tables: SegmentTables
   readonly #live: SlotSet
+  readonly #damage: Damage
   readonly #findings: Findings
 
   constructor(
@@ -42,6 +44,7 @@ export class UnusedVerifier {
     survey: SegmentSurvey,
     tables: SegmentTables,
     live: SlotSet,
+    damage: Damage,
     findings: Findings,
   ) {
     this.#reader = reader
@@ -51,6 +54,7 @@ export class UnusedVerifier {
     this.#survey = survey
     this.#tables = tables
     this.#live = live
+    this.#damage = damage
     this.#findings = findings
   }
 
@@ -66,6 +70,11 @@ export class UnusedVerifier {
     }
   }
 
+  /** A node that is lost is not live, for nothing can be read through it, but it was. */
+  #isUsed(id: number, slot: number): boolean {
+    return this.#live.has(id, slot) || this.#damage.find(id, slot) !== null
+  }
+
   async #verifyRaw(segment: SurveyedSegment, table: SegmentTable): Promise<void> {
     const { id, footer } = segment
     const end = footer?.usedSlotCount ?? mustReach(id, this.#superblock)
@@ -73,7 +82,7 @@ export class UnusedVerifier {
       const count = Math.min(READ_SLOT_COUNT_MAX, end - first)
       const result = await this.#reader.readSlots(id, first, count)
       for (let slot = first; slot < first + count; slot += 1) {
-        if (this.#live.has(id, slot) || table.findingOf(slot) !== null) continue
+        if (this.#isUsed(id, slot) || table.findingOf(slot) !== null) continue
         if (result < 0) {
           this.#warn(id, slot, 'it cannot be read')
           break
@@ -113,7 +122,7 @@ export class UnusedVerifier {
       const word1 = places[2 * slot + 1]
       if (placeKind(word1) !== PLACE_FRAME) continue
       endBytes = Math.max(endBytes, frameOffset(word0) + frameStoredBytes(word1))
-      if (this.#live.has(id, slot)) continue
+      if (this.#isUsed(id, slot)) continue
       const fault = await this.#frames.load(id, word0, word1)
       const at = offsetInFrame(word0)
       const isSame =

@@ -27,6 +27,8 @@ import { layout } from '../base/layout.ts'
 import { MAP_BLOCK_COUNT } from './node.ts'
 import { RECORD_BLOCK_COUNT_MAX } from './record.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from './segment.ts'
+import { isNamePart } from './names.ts'
+import { SUPERBLOCK_ID_MAX } from './superblock.ts'
 import { PAGE_SIZE_BYTES, hasMagic, writeMagic } from './page.ts'
 
 export const CATALOGUE_MAGIC = 'VARVCAT1'
@@ -228,6 +230,19 @@ function textMap(from: Fields, key: string): Record<string, string> {
   return map as Record<string, string>
 }
 
+function diskName(from: Fields): string {
+  const name = text(from, 'name')
+  if (!isNamePart(name)) throw catalogueCorrupt(`a disk is named "${name}"`)
+  return name
+}
+
+/** Of a disk, after which there can be another. */
+function newId(from: Fields): number {
+  const id = number(from, 'id')
+  if (id < 1 || id >= SUPERBLOCK_ID_MAX) throw catalogueCorrupt(`a disk has the id ${id}`)
+  return id
+}
+
 function root(from: Fields): RootAddress {
   if (from.root === null) return null
   const [segment, slot, ...rest] = numbers(from, 'root')
@@ -272,8 +287,8 @@ export function verifyLine(value: unknown): CatalogueLine {
     throw catalogueCorrupt(`unknown kind of disk "${kind}"`)
   return {
     disk: {
-      id: number(disk, 'id'),
-      name: text(disk, 'name'),
+      id: newId(disk),
+      name: diskName(disk),
       kind,
       volumeId: number(disk, 'volumeId'),
       sizeBytes: number(disk, 'sizeBytes'),
@@ -295,8 +310,8 @@ export function verifyOperation(value: unknown): CatalogueOperation {
     case 'create':
       return {
         op,
-        id: number(line, 'id'),
-        name: text(line, 'name'),
+        id: newId(line),
+        name: diskName(line),
         sizeBytes: number(line, 'sizeBytes'),
         createdMs: number(line, 'createdMs'),
         labels: textMap(line, 'labels'),
@@ -310,9 +325,9 @@ export function verifyOperation(value: unknown): CatalogueOperation {
         snapshots: list(line, 'snapshots').map((entry) => {
           const one = fields(entry, 'a snapshot')
           return {
-            id: number(one, 'id'),
+            id: newId(one),
             volumeId: number(one, 'volumeId'),
-            name: text(one, 'name'),
+            name: diskName(one),
           }
         }),
       }
@@ -323,7 +338,7 @@ export function verifyOperation(value: unknown): CatalogueOperation {
         sourceId: number(line, 'sourceId'),
         clones: list(line, 'clones').map((entry) => {
           const one = fields(entry, 'a clone')
-          return { id: number(one, 'id'), name: text(one, 'name') }
+          return { id: newId(one), name: diskName(one) }
         }),
       }
     case 'restore':
@@ -331,7 +346,7 @@ export function verifyOperation(value: unknown): CatalogueOperation {
     case 'remove':
       return { op, ids: numbers(line, 'ids') }
     case 'rename':
-      return { op, id: number(line, 'id'), name: text(line, 'name') }
+      return { op, id: number(line, 'id'), name: diskName(line) }
     case 'resize':
       return { op, id: number(line, 'id'), sizeBytes: number(line, 'sizeBytes') }
     case 'share': {

@@ -12,7 +12,6 @@ import { emptyRoot, rootAddress, rootAt } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
 import type { PageTables } from '../map/page-tables.ts'
 import { Disk } from './disk.ts'
-import { isNamePart } from './names.ts'
 
 type CreateOperation = Extract<CatalogueOperation, { op: 'create' }>
 type SnapshotOperation = Extract<CatalogueOperation, { op: 'snapshot' }>
@@ -334,8 +333,6 @@ export class Catalogue {
 
   #add(disk: Disk): void {
     verifySize(disk.sizeBytes)
-    if (!isNamePart(disk.name)) throw catalogueCorrupt(`a disk is named "${disk.name}"`)
-    if (disk.id < 1 || disk.id >= 2 ** 32) throw catalogueCorrupt(`a disk has the id ${disk.id}`)
     this.#siblings(disk).set(disk.name, disk)
     this.#disks.set(disk.id, disk)
   }
@@ -377,7 +374,6 @@ function verifySize(sizeBytes: number): void {
 }
 
 function verifyName(name: string, siblings: ReadonlyMap<string, Disk>): void {
-  if (!isNamePart(name)) throw catalogueCorrupt(`a disk is named "${name}"`)
   if (siblings.has(name)) throw catalogueCorrupt(`two disks are named "${name}"`)
 }
 

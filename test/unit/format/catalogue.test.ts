@@ -13,8 +13,12 @@ import {
   verifyOperation,
 } from '../../../src/format/catalogue.ts'
 import { RECORD_BLOCK_COUNT_MAX } from '../../../src/format/record.ts'
+import { SUPERBLOCK_ID_MAX } from '../../../src/format/superblock.ts'
 
 const u32 = fc.nat({ max: 0xffffffff })
+/** Of a disk that is made. */
+const newId = fc.integer({ min: 1, max: SUPERBLOCK_ID_MAX - 1 })
+const diskName = fc.stringMatching(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$/)
 const nothing = { segment: 0, slot: 0, blockCount: 0 }
 const label = fc.string().filter((key) => key !== '__proto__')
 const root = fc.option(
@@ -22,8 +26,8 @@ const root = fc.option(
 )
 
 const disks: fc.Arbitrary<DiskState> = fc.record({
-  id: u32,
-  name: fc.string(),
+  id: newId,
+  name: diskName,
   kind: fc.constantFrom('volume' as const, 'snapshot' as const),
   volumeId: u32,
   sizeBytes: fc.maxSafeNat(),
@@ -49,8 +53,8 @@ const name = fc.string()
 const operations: fc.Arbitrary<CatalogueOperation> = fc.oneof(
   fc.record({
     op: fc.constant('create' as const),
-    id: u32,
-    name,
+    id: newId,
+    name: diskName,
     sizeBytes: time,
     createdMs: time,
     labels: fc.dictionary(label, fc.string()),
@@ -60,17 +64,17 @@ const operations: fc.Arbitrary<CatalogueOperation> = fc.oneof(
   fc.record({
     op: fc.constant('snapshot' as const),
     createdMs: time,
-    snapshots: fc.array(fc.record({ id: u32, volumeId: u32, name })),
+    snapshots: fc.array(fc.record({ id: newId, volumeId: u32, name: diskName })),
   }),
   fc.record({
     op: fc.constant('clone' as const),
     createdMs: time,
     sourceId: u32,
-    clones: fc.array(fc.record({ id: u32, name })),
+    clones: fc.array(fc.record({ id: newId, name: diskName })),
   }),
   fc.record({ op: fc.constant('restore' as const), volumeId: u32, snapshotId: u32 }),
   fc.record({ op: fc.constant('remove' as const), ids: fc.array(u32) }),
-  fc.record({ op: fc.constant('rename' as const), id: u32, name }),
+  fc.record({ op: fc.constant('rename' as const), id: u32, name: diskName }),
   fc.record({ op: fc.constant('resize' as const), id: u32, sizeBytes: time }),
   fc.record({
     op: fc.constant('share' as const),

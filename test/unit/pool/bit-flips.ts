@@ -1,13 +1,16 @@
 /** One turned-over bit in a closed pool, and all that must hold after it. */
+import { createHash } from 'node:crypto'
+import type { Codecs } from '../../../src/base/codec.ts'
 import type { Prng } from '../../../src/base/prng.ts'
 import { VarveError } from '../../../src/base/errors.ts'
 import { checkPool } from '../../../src/check/check.ts'
+import type { CheckReport } from '../../../src/check/check.ts'
 import { DATA_SLOT_END, FOOTER_SLOT } from '../../../src/format/segment.ts'
 import type { ScrubReport } from '../../../src/pool/types.ts'
 import { deflateCodecs } from '../../support/deflate-codecs.ts'
 import type { PoolImage } from '../../support/pool-image.ts'
 import { IMAGE_PAGE_BYTES } from '../../support/pool-image.ts'
-import type { RotPool } from './rot-pool.ts'
+import type { DamagedPage, RotPool } from './rot-pool.ts'
 import { ROT_OPTIONS, layOut, readAll } from './rot-pool.ts'
 import { BLOCK, POOL } from './sim-pool.ts'
 import type { SimWorld } from './sim-pool.ts'
@@ -32,6 +35,8 @@ export interface FlipOutcome {
   unused: number
   /** Blocks that could not be read before the scrub. */
   failedCount: number
+  /** Nothing noticed, because the frame that it hit decodes to the same bytes as before. */
+  isOfNoConsequence: boolean
   /** What must never be, in words. */
   faults: string[]
 }
@@ -83,15 +88,17 @@ export async function tryFlip(rot: RotPool, flip: Flip, seed: number): Promise<F
   const bytes = rot.image.page(file, page).slice()
   bytes[offset] ^= 1 << bit
   const world = await layOut(rot.image, seed, { file, page, bytes })
+  const checked = await check(world)
   const outcome: FlipOutcome = {
-    checkFound: (await countFindings(world)) > 0,
+    checkFound: checked.errors.length + checked.warnings.length + checked.leaks.length > 0,
     scrubFound: false,
     refused: false,
     healed: 0,
     lost: 0,
     unused: 0,
     failedCount: 0,
-    faults: [],
+    isOfNoConsequence: false,
+    faults: contradictionsOf(checked),
   }
   try {
     await world.open(ROT_OPTIONS)
@@ -105,12 +112,45 @@ export async function tryFlip(rot: RotPool, flip: Flip, seed: number): Promise<F
   const report = await world.run(world.pool.scrub({ rateBytes: null }))
   noteReport(report, outcome)
   await judgeAfter(world, rot, outcome)
+  const isUnnoticed = !outcome.checkFound && !outcome.scrubFound
+  if (isUnnoticed) outcome.isOfNoConsequence = await decodesAlike(rot, seed, { file, page, bytes })
   return outcome
 }
 
-async function countFindings(world: SimWorld): Promise<number> {
-  const report = await world.run(checkPool(world.io, world.checksum, deflateCodecs, POOL))
-  return report.errors.length + report.warnings.length + report.leaks.length
+/** What `check` decodes, all frames and directories: by the hash of what is stored, of what it is. */
+async function decodedOf(world: SimWorld): Promise<Map<string, string>> {
+  const decoded = new Map<string, string>()
+  const hashOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
+  const decode: Codecs['decode'] = (codec, source, from, storedBytes, target, to, rawBytes) => {
+    const isSound = deflateCodecs.decode(codec, source, from, storedBytes, target, to, rawBytes)
+    const raw = isSound ? hashOf(target.subarray(to, to + rawBytes)) : 'nothing'
+    decoded.set(hashOf(source.subarray(from, from + storedBytes)), raw)
+    return isSound
+  }
+  await world.run(checkPool(world.io, world.checksum, { ...deflateCodecs, decode }, POOL))
+  return decoded
+}
+
+/** One thing is stored otherwise, and it decodes to what it decoded to before. */
+async function decodesAlike(rot: RotPool, seed: number, damaged: DamagedPage): Promise<boolean> {
+  const before = await decodedOf(await layOut(rot.image, seed))
+  const after = await decodedOf(await layOut(rot.image, seed, damaged))
+  const gone = [...before].filter(([stored]) => !after.has(stored))
+  const come = [...after].filter(([stored]) => !before.has(stored))
+  if (gone.length !== 1 || come.length !== 1) return false
+  return gone[0][1] === come[0][1] && gone[0][1] !== 'nothing'
+}
+
+function check(world: SimWorld): Promise<CheckReport> {
+  return world.run(checkPool(world.io, world.checksum, deflateCodecs, POOL))
+}
+
+/** What is lost to somebody is not called unused as well. */
+function contradictionsOf({ errors, warnings }: CheckReport): string[] {
+  const lost = new Set(errors.map(({ where }) => where))
+  return warnings
+    .filter(({ code, where }) => code === 'unused-corrupt' && lost.has(where))
+    .map(({ where }) => `lost, and called unused: ${where}`)
 }
 
 async function judgeReads(world: SimWorld, rot: RotPool, outcome: FlipOutcome): Promise<void> {
@@ -137,9 +177,10 @@ function noteReport(report: ScrubReport, outcome: FlipOutcome): void {
   outcome.scrubFound = report.foundCount > 0
   for (const finding of report.findings) {
     outcome[finding.outcome] += 1
-    if (outcome.failedCount > 0 && finding.outcome === 'unused') {
-      outcome.faults.push(`it is read, and called unused: ${finding.where}`)
-    }
+  }
+  // A frame may hold dead blocks beside those that are read.
+  if (outcome.failedCount > 0 && outcome.healed + outcome.lost === 0) {
+    outcome.faults.push(`it is read, and called unused: ${report.findings[0]?.where}`)
   }
 }
 
@@ -156,7 +197,7 @@ async function judgeAfter(world: SimWorld, rot: RotPool, outcome: FlipOutcome): 
   client.close()
   await world.run(world.pool.reclaim())
   await world.close()
-  const report = await world.run(checkPool(world.io, world.checksum, deflateCodecs, POOL))
+  const report = await check(world)
   if (outcome.lost === 0 && report.errors.length > 0) {
     outcome.faults.push(`after it: ${report.errors[0].code} ${report.errors[0].where}`)
   }

@@ -42,6 +42,15 @@ const CASES: [string, SampleHooks][] = [
   ['a root in segment 0', withDisk((disk) => (disk.root = [0, 5]))],
   ['a root where the table lies', withDisk((disk) => (disk.root = [1, 16352]))],
   ['a name that is a path', withDisk((disk) => (disk.name = '../a'))],
+  ['a disk with the last id of all', withDisk((disk) => (disk.id = 2 ** 31))],
+  [
+    'a snapshot with the last id of all',
+    operation({
+      op: 'snapshot',
+      createdMs: 1,
+      snapshots: [{ id: 2 ** 31, volumeId: 1, name: 'x' }],
+    }),
+  ],
   ['a name that is empty', withDisk((disk) => (disk.name = ''))],
   ['two volumes of one name', withDisk((disk) => (disk.name = 'b'))],
   ['a part of 2^32 - 1 blocks', { superblock: (one) => (one.catalogue.blockCount = 2 ** 32 - 1) }],
@@ -56,17 +65,19 @@ const CASES: [string, SampleHooks][] = [
   ['a restore from a volume', operation({ op: 'restore', volumeId: 1, snapshotId: 3 })],
 ]
 
+async function checked(io: SimIo): Promise<CheckReport> {
+  return (await io.runUntil(checkPool(io, checksum, missingCodecs(), POOL))) as CheckReport
+}
+
 for (const [name, hooks] of CASES) {
   t.test(`refused: ${name}`, async (t) => {
     const io = new SimIo({ seed: 1 })
     await io.runUntil(buildSample(checksum, hooks).builder.save(io, POOL))
     await t.rejects(io.runUntil(Pool.open(io, checksum, POOL)), { code: 'catalogue-corrupt' })
     t.equal(io.arena.usedBytes, 0, 'all memory is given back')
+    const { errors } = await checked(io)
+    t.ok(errors.length > 0, 'check refuses what opening refuses')
   })
-}
-
-async function checked(io: SimIo): Promise<CheckReport> {
-  return (await io.runUntil(checkPool(io, checksum, missingCodecs(), POOL))) as CheckReport
 }
 
 const POSITIONS: [string, (superblock: Superblock) => void][] = [

@@ -2,8 +2,8 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { MIB, VOLUME_SIZE_BYTES_MAX } from '../../../src/base/units.ts'
+import { NAME_LENGTH_MAX } from '../../../src/format/names.ts'
 import {
-  NAME_LENGTH_MAX,
   mustParseDiskName,
   mustParseSnapshotName,
   mustParseVolumeName,

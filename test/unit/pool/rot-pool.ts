@@ -20,6 +20,13 @@ export interface RotPool {
   contents: Map<string, Uint8Array>
 }
 
+/** A page in place of the one in the image. */
+export interface DamagedPage {
+  file: string
+  page: number
+  bytes: Uint8Array
+}
+
 export const arenaMemory: Buffer = Buffer.alloc(24 * MIB)
 
 /** Blocks that repeat, some of them zeros; each third does not compress. */
@@ -123,7 +130,7 @@ export async function readAll(
 export async function layOut(
   image: PoolImage,
   seed: number,
-  damaged?: { file: string; page: number; bytes: Uint8Array },
+  damaged?: DamagedPage,
 ): Promise<SimWorld> {
   const world = await SimWorld.on({ seed, arenaMemory })
   await world.run(image.lay(world.io, POOL, damaged))
