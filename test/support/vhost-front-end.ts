@@ -69,25 +69,22 @@ interface FrontQueue {
 
 export class FrontEnd {
   readonly binding: Binding
-  readonly socket: number
+  socket = -1
   readonly memory: number
   readonly memoryBytes: number
   readonly view: DataView
   readonly bytes: Buffer
   readonly queues: FrontQueue[] = []
   /** Requests of the device on its own channel. */
-  readonly backendSocket: number
-  readonly #backendPeer: number
+  backendSocket = -1
   readonly #options: Required<FrontEndOptions>
   inflight: InflightMemory | null = null
   features = 0n
   #isPolling = false
 
-  private constructor(path: string, options: Required<FrontEndOptions>) {
+  private constructor(options: Required<FrontEndOptions>) {
     this.binding = must(tryLoadBinding(), 'the addon')
     this.#options = options
-    this.socket = this.binding.connectUnix(path)
-    assert(this.socket >= 0, `connects to ${path}: ${this.socket}`)
     const { queueCount, queueSize, slotBytes } = options
     const perQueue = ringBytes(queueSize) + queueSize * (slotBytes + SLOT_HEAD_BYTES)
     this.memoryBytes = Math.ceil((queueCount * perQueue) / 4096) * 4096
@@ -97,15 +94,11 @@ export class FrontEnd {
     const window = this.binding.sharedWindow(mapping, 0, this.memoryBytes)
     this.view = new DataView(window)
     this.bytes = Buffer.from(window)
-    const pair = new Int32Array(2)
-    this.binding.socketPair(pair)
-    this.backendSocket = pair[0]
-    this.#backendPeer = pair[1]
     for (let index = 0; index < queueCount; index += 1) this.#addQueue(index * perQueue)
   }
 
   static async connect(path: string, options: FrontEndOptions = {}): Promise<FrontEnd> {
-    const frontEnd = new FrontEnd(path, {
+    const frontEnd = new FrontEnd({
       isPacked: false,
       isIndirect: false,
       hasEventIndex: true,
@@ -116,8 +109,14 @@ export class FrontEnd {
       memory: -1,
       ...options,
     })
-    await frontEnd.#negotiate()
+    await frontEnd.#negotiate(path)
     return frontEnd
+  }
+
+  /** Goes on with another server: the same memory, rings, requests out, and record of them. */
+  async reconnect(path: string): Promise<void> {
+    if (this.backendSocket >= 0) this.binding.closeFd(this.backendSocket)
+    await this.#negotiate(path)
   }
 
   /** Carries out a request; `data` is written, or `readBytes` are read. */
@@ -215,10 +214,17 @@ export class FrontEnd {
     return reply.payload.getUint32(4, true)
   }
 
+  /** Loses the connection and keeps everything else. */
+  hangUp(): void {
+    this.binding.closeFd(this.socket)
+    this.socket = -1
+  }
+
   /** Hangs up, as a monitor that ends. */
   close(): void {
     this.#isPolling = false
-    this.binding.closeFd(this.socket)
+    if (this.socket >= 0) this.binding.closeFd(this.socket)
+    this.socket = -1
     this.binding.closeFd(this.backendSocket)
     for (const { kick, call } of this.queues) {
       this.binding.closeFd(kick)
@@ -247,7 +253,12 @@ export class FrontEnd {
     })
   }
 
-  async #negotiate(): Promise<void> {
+  async #negotiate(path: string): Promise<void> {
+    this.socket = this.binding.connectUnix(path)
+    assert(this.socket >= 0, `connects to ${path}: ${this.socket}`)
+    const pair = new Int32Array(2)
+    this.binding.socketPair(pair)
+    this.backendSocket = pair[0]
     const offered = (await this.ask(Request.GET_FEATURES)).payload.getBigUint64(0, true)
     const without =
       (this.#options.isPacked ? 0n : feature.F_RING_PACKED) |
@@ -256,8 +267,8 @@ export class FrontEnd {
     const protocol = (await this.ask(Request.GET_PROTOCOL_FEATURES)).payload.getBigUint64(0, true)
     this.send(Request.SET_PROTOCOL_FEATURES, encodeUint64(protocol))
     this.send(Request.SET_OWNER, NOTHING)
-    this.send(Request.SET_BACKEND_REQ_FD, NOTHING, [this.#backendPeer])
-    this.binding.closeFd(this.#backendPeer)
+    this.send(Request.SET_BACKEND_REQ_FD, NOTHING, [pair[1]])
+    this.binding.closeFd(pair[1])
     await this.#setUpInflight()
     this.send(Request.SET_FEATURES, encodeUint64(this.features))
     this.send(Request.SET_MEM_TABLE, this.memoryTable(), [this.memory])
@@ -265,7 +276,8 @@ export class FrontEnd {
   }
 
   async #setUpInflight(): Promise<void> {
-    const { inflight, queueCount, queueSize } = this.#options
+    const { queueCount, queueSize } = this.#options
+    const inflight = this.inflight ?? this.#options.inflight
     if (inflight === 'none') return
     if (inflight === 'new') {
       const payload = new Uint8Array(24)

@@ -2,6 +2,8 @@
 import { F_RING_PACKED, RING_F_EVENT_IDX, RING_F_INDIRECT_DESC } from './features.ts'
 import { SplitInflight } from './inflight.ts'
 import type { MemoryMap } from './memory-map.ts'
+import { PackedInflight } from './packed-inflight.ts'
+import { PACKED_EVENT_BYTES, PackedRing, packedRingBytes } from './packed-ring.ts'
 import type { RingSetup } from './session.ts'
 import { SplitRing, splitRingBytes } from './split-ring.ts'
 import type { QueueOptions, Virtqueue } from './virtqueue.ts'
@@ -19,7 +21,8 @@ export function openRing(
     hasIndirect: (features & RING_F_INDIRECT_DESC) !== 0n,
   }
   const isPacked = (features & F_RING_PACKED) !== 0n
-  const ring = isPacked ? 'a packed ring' : openSplit(map, setup, options, inflight)
+  const open = isPacked ? openPacked : openSplit
+  const ring = open(map, setup, options, inflight)
   return typeof ring === 'string' ? ring : (ring.failure ?? ring)
 }
 
@@ -40,6 +43,23 @@ function openSplit(
   const memory = { descriptors, available, used }
   const tracked = inflight === null ? null : new SplitInflight(inflight, size)
   return new SplitRing(map, memory, base, options, tracked)
+}
+
+function openPacked(
+  map: MemoryMap,
+  { addresses, size, base }: RingSetup,
+  options: QueueOptions,
+  inflight: DataView | null,
+): Virtqueue | string {
+  if (addresses.descriptors % 16 !== 0) return MISPLACED
+  if (addresses.available % 4 !== 0 || addresses.used % 4 !== 0) return MISPLACED
+  const descriptors = map.tryRange(addresses.descriptors, packedRingBytes(size))
+  const driverEvent = map.tryRange(addresses.available, PACKED_EVENT_BYTES)
+  const deviceEvent = map.tryRange(addresses.used, PACKED_EVENT_BYTES)
+  if (descriptors === null || driverEvent === null || deviceEvent === null) return UNSHARED
+  const memory = { descriptors, driverEvent, deviceEvent }
+  const tracked = inflight === null ? null : new PackedInflight(inflight, size)
+  return new PackedRing(map, memory, base, options, tracked)
 }
 
 const MISPLACED = 'a ring that is not aligned'

@@ -54,7 +54,7 @@ export class VhostUserServer {
   #isClosing = false
   #onEmpty: (() => void) | null = null
 
-  /** Throws `unsupported` where descriptors cannot be passed, or numbers lie the other way round. */
+  /** Throws `unsupported` where no descriptors can be passed, or bytes lie the other way round. */
   constructor(io: Io, options: VhostUserOptions) {
     const descriptors = io.descriptors?.() ?? null
     if (descriptors === null || endianness() !== 'LE') {

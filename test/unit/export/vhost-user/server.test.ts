@@ -1,0 +1,332 @@
+/** The whole device over real sockets, shared memory and eventfds, with a front end of our own. */
+import { createHash } from 'node:crypto'
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, unlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import t from 'tap'
+import type { Test } from 'tap'
+import { must } from '../../../../src/base/assert.ts'
+import { BlockType } from '../../../../src/export/vhost-user/block-request.ts'
+import { F_VERSION_1 } from '../../../../src/export/vhost-user/features.ts'
+import { Request, encodeUint64 } from '../../../../src/export/vhost-user/message.ts'
+import { VhostUserServer } from '../../../../src/export/vhost-user/server.ts'
+import type { Io } from '../../../../src/io/io.ts'
+import { openIo } from '../../../../src/io/open-io.ts'
+import { tryLoadBinding } from '../../../../src/native/binding.ts'
+import { MemoryTarget } from '../../../support/memory-target.ts'
+import { FrontEnd } from '../../../support/vhost-front-end.ts'
+import type { FrontEndOptions } from '../../../support/vhost-front-end.ts'
+
+const MIB = 1 << 20
+const OK = 0
+const IOERR = 1
+const UNSUPP = 2
+
+const probe = await openIo()
+const skip = probe.kind === 'ring' ? false : 'takes io_uring'
+await probe.shutdown()
+
+interface Rig {
+  io: Io
+  target: MemoryTarget
+  server: VhostUserServer
+  reasons: string[]
+  connect: (options?: FrontEndOptions) => Promise<FrontEnd>
+  path: string
+}
+
+async function rig(
+  t: Test,
+  options: { readOnly?: boolean; sizeBytes?: number; closeCount?: number } = {},
+): Promise<Rig> {
+  const folder = mkdtempSync(join(tmpdir(), 'varve-vhost-'))
+  const path = join(folder, 'disk.sock')
+  const io = await openIo({ kind: 'ring', arenaBytes: 16 * MIB })
+  const target = new MemoryTarget({ arena: io.arena, name: 'disk', sizeBytes: 8 * MIB, ...options })
+  const reasons: string[] = []
+  const server = new VhostUserServer(io, {
+    queueCount: 4,
+    mode: 0o600,
+    directoryOf: () => ({ list: () => [], open: () => target }),
+    onDisconnect: (_peer, _name, reason) => reasons.push(reason),
+  })
+  await server.open('disk', path)
+  const frontEnds: FrontEnd[] = []
+  t.teardown(async () => {
+    for (const frontEnd of frontEnds) frontEnd.close()
+    await server.close(1000)
+    await io.shutdown()
+    rmSync(folder, { recursive: true, force: true })
+    const closeCount = options.closeCount ?? frontEnds.length
+    if (target.closeCount !== closeCount) throw new Error('a client has not closed the disk')
+  })
+  const connect: Rig['connect'] = async (wishes = {}) => {
+    const frontEnd = await FrontEnd.connect(path, wishes)
+    frontEnds.push(frontEnd)
+    return frontEnd
+  }
+  return { io, target, server, reasons, connect, path }
+}
+
+async function until(isSo: () => boolean): Promise<void> {
+  for (let wait = 0; !isSo(); wait += 1) {
+    if (wait > 1000) throw new Error('it does not come to that')
+    await delay(5)
+  }
+}
+
+for (const isPacked of [false, true]) {
+  for (const isIndirect of [false, true]) {
+    const kind = `${isPacked ? 'packed' : 'split'}${isIndirect ? ', tables' : ''}`
+    t.test(`${kind}: what is written is read back, over many queues`, { skip }, async (t) => {
+      const { connect, target } = await rig(t)
+      const options = { isPacked, isIndirect, queueCount: 4, queueSize: 32 }
+      const frontEnd = await connect(options)
+      const model = Buffer.alloc(8 * MIB)
+      let seed = 1
+      const random = (below: number): number => {
+        seed = (seed * 1103515245 + 12345) & 0x7fffffff
+        return seed % below
+      }
+      const work = async (queue: number): Promise<void> => {
+        // Each has a part of the disk, so that the order among them does not matter.
+        for (let step = 0; step < 60; step += 1) {
+          const count = 512 * (1 + random(100))
+          const at = queue * 2 * MIB + 512 * random((2 * MIB - count) / 512)
+          if (random(2) === 0) {
+            const data = Buffer.alloc(count, random(256))
+            data.copy(model, at)
+            t.equal((await frontEnd.write(at, data, queue)).status, OK)
+          } else {
+            const { status, data, writtenBytes } = await frontEnd.read(at, count, queue)
+            t.equal(status, OK)
+            t.equal(writtenBytes, count + 1)
+            t.ok(data.equals(model.subarray(at, at + count)), 'what was written')
+          }
+        }
+      }
+      await Promise.all([0, 1, 2, 3].flatMap((queue) => [work(queue)]))
+      t.ok(target.data.equals(model))
+    })
+  }
+}
+
+t.test('every kind of request, and those that cannot be', { skip }, async (t) => {
+  const { connect, target } = await rig(t)
+  const frontEnd = await connect()
+  const range = (sector: number, count: number, flags: number): Buffer => {
+    const bytes = Buffer.alloc(16)
+    bytes.writeBigUInt64LE(BigInt(sector))
+    bytes.writeUInt32LE(count, 8)
+    bytes.writeUInt32LE(flags, 12)
+    return bytes
+  }
+  await frontEnd.write(0, Buffer.alloc(65536, 1))
+  t.equal((await frontEnd.flush()).status, OK)
+  const two = Buffer.concat([range(8, 8, 0), range(32, 8, 0)])
+  t.equal((await frontEnd.request(BlockType.DISCARD, 0, two)).status, OK)
+  t.equal((await frontEnd.request(BlockType.WRITE_ZEROES, 0, range(64, 8, 1))).status, OK)
+  t.same(
+    target.recorded.slice(1).map(({ kind, offsetBytes, flags }) => [kind, offsetBytes, flags]),
+    [
+      ['flush', 0, 0],
+      ['trim', 4096, 0],
+      ['trim', 16384, 0],
+      ['zero', 32768, 0],
+    ],
+  )
+  await frontEnd.request(BlockType.WRITE_ZEROES, 0, range(0, 1, 0))
+  t.equal(target.recorded.at(-1)?.flags, 2, 'kept allocated unless told otherwise')
+  const id = await frontEnd.request(BlockType.GET_ID, 0, undefined, 20)
+  t.equal(id.data.toString().replace(/\0+$/, ''), 'disk')
+  t.equal((await frontEnd.request(99, 0)).status, UNSUPP)
+  t.equal((await frontEnd.request(BlockType.DISCARD, 0, range(0, 8, 1))).status, UNSUPP)
+  t.equal((await frontEnd.request(BlockType.DISCARD, 0, range(16380, 8, 0))).status, IOERR)
+  t.equal((await frontEnd.request(BlockType.DISCARD, 0, Buffer.alloc(15))).status, IOERR)
+  t.equal((await frontEnd.request(BlockType.WRITE_ZEROES, 0, range(0, 8, 2))).status, UNSUPP)
+  t.equal((await frontEnd.read(8 * MIB, 512)).status, IOERR)
+  t.equal((await frontEnd.read(8 * MIB - 512, 1024)).status, IOERR)
+  t.equal((await frontEnd.read(0, 100)).status, IOERR, 'not whole sectors')
+  t.equal((await frontEnd.request(BlockType.IN, 2 ** 52, undefined, 512)).status, IOERR)
+  target.fault = () => -5
+  t.equal((await frontEnd.read(0, 512)).status, IOERR)
+  t.equal((await frontEnd.flush()).status, IOERR)
+})
+
+t.test(
+  'without a flush to ask for, writes are durable when they are answered',
+  { skip },
+  async (t) => {
+    const { connect, target } = await rig(t)
+    const frontEnd = await connect()
+    await frontEnd.write(0, Buffer.alloc(512))
+    t.equal(target.recorded.at(-1)?.flags, 0)
+    const payload = new Uint8Array(13)
+    new DataView(payload.buffer).setUint32(0, 32, true)
+    new DataView(payload.buffer).setUint32(4, 1, true)
+    frontEnd.send(Request.SET_CONFIG, payload)
+    t.equal((await frontEnd.config()).getUint8(32), 0)
+    await frontEnd.write(0, Buffer.alloc(512))
+    t.equal(target.recorded.at(-1)?.flags, 1, 'write-through')
+  },
+)
+
+t.test('a snapshot says that it is read-only, and is', { skip }, async (t) => {
+  const { connect } = await rig(t, { readOnly: true })
+  const frontEnd = await connect()
+  t.not(frontEnd.features & (1n << 5n), 0n)
+  t.equal((await frontEnd.write(0, Buffer.alloc(512))).status, IOERR)
+  t.equal((await frontEnd.request(BlockType.DISCARD, 0, Buffer.alloc(16))).status, IOERR)
+  t.equal((await frontEnd.read(0, 512)).status, OK)
+})
+
+t.test('a drive has one user at a time', { skip }, async (t) => {
+  const { connect, path, reasons } = await rig(t)
+  const first = await connect()
+  const binding = must(tryLoadBinding(), 'the addon')
+  const fd = binding.connectUnix(path)
+  await until(() => reasons.length === 1)
+  t.match(reasons[0], /another/)
+  binding.closeFd(fd)
+  t.equal((await first.flush()).status, OK, 'who was there stays')
+})
+
+t.test('more than fits the memory at once is carried out in turn', { skip }, async (t) => {
+  const { connect, target } = await rig(t, { sizeBytes: 64 * MIB })
+  const slotBytes = 4 * MIB
+  const frontEnd = await connect({ slotBytes, queueSize: 32, isIndirect: true })
+  const sum = createHash('sha256')
+  await Promise.all(
+    Array.from({ length: 16 }, async (_, index) => {
+      const data = Buffer.alloc(slotBytes, index + 1)
+      t.equal((await frontEnd.write(index * slotBytes, data)).status, OK)
+      const back = await frontEnd.read(index * slotBytes, slotBytes)
+      t.ok(back.data.equals(data))
+    }),
+  )
+  t.ok(sum.update(target.data).digest('hex'))
+})
+
+t.test('a new size is told to the guest', { skip }, async (t) => {
+  const { connect, target } = await rig(t)
+  const frontEnd = await connect()
+  t.equal((await frontEnd.config()).getUint32(0, true), (8 * MIB) / 512)
+  Object.assign(target, { sizeBytes: 16 * MIB })
+  const message = await frontEnd.receive(frontEnd.backendSocket)
+  t.equal(message?.request, 2)
+  t.equal((await frontEnd.config()).getUint32(0, true), (16 * MIB) / 512)
+})
+
+t.test('stopping a ring waits for what is at work', { skip }, async (t) => {
+  const { connect, target } = await rig(t)
+  const frontEnd = await connect()
+  target.isHeld = true
+  const write = frontEnd.write(0, Buffer.alloc(512, 9))
+  await until(() => target.inFlightCount === 1)
+  let base: number | null = null
+  const stopped = frontEnd.stop(0).then((value) => (base = value))
+  await delay(30)
+  t.equal(base, null)
+  target.resume()
+  t.equal((await write).status, OK)
+  await stopped
+  t.equal(base, 1)
+  frontEnd.startQueue(0, 1)
+  t.equal((await frontEnd.read(0, 512)).data[0], 9, 'it goes on where it stood')
+})
+
+for (const isPacked of [false, true]) {
+  const kind = isPacked ? 'packed' : 'split'
+  t.test(`${kind}: what a dead server had taken, the next one carries out`, { skip }, async (t) => {
+    const { connect, target, reasons, path } = await rig(t, { closeCount: 2 })
+    const first = await connect({ isPacked, inflight: 'new' })
+    await first.write(8192, Buffer.alloc(512, 3))
+    target.isHeld = true
+    const lost = first.write(4096, Buffer.alloc(512, 7))
+    void lost
+    await until(() => target.inFlightCount === 1)
+    // From here on the server does not touch the memory: to the guest it is dead.
+    first.hangUp()
+    await delay(20)
+    target.data.fill(0)
+    target.resume()
+    await until(() => reasons.length === 1)
+    const written = target.recorded.length
+    await first.reconnect(path)
+    t.equal((await lost).status, OK)
+    t.equal(target.recorded.length, written + 1, 'once, and nothing else')
+    t.equal(target.data[4096], 7)
+    t.equal(target.data[8192], 0, 'what was answered is not done again')
+    t.equal((await first.read(4096, 512)).data[0], 7)
+  })
+}
+
+t.test('memory that lies ends the connection and nothing else', { skip }, async (t) => {
+  const { connect, reasons } = await rig(t)
+  const attacks: [string, (frontEnd: FrontEnd) => void, RegExp][] = [
+    [
+      'beyond the end of its file',
+      (frontEnd) => {
+        const table = frontEnd.memoryTable()
+        new DataView(table.buffer).setBigUint64(16, BigInt(frontEnd.memoryBytes + 4096), true)
+        frontEnd.send(Request.SET_MEM_TABLE, table, [frontEnd.memory])
+      },
+      /beyond the end/,
+    ],
+    [
+      'a file that is no memory',
+      (frontEnd) => {
+        const fd = openSync(process.execPath, 'r')
+        frontEnd.send(Request.SET_MEM_TABLE, frontEnd.memoryTable(), [fd])
+        closeSync(fd)
+      },
+      /tmpfs|neither/,
+    ],
+    [
+      'a kick that is no eventfd',
+      (frontEnd) => frontEnd.send(Request.SET_VRING_KICK, encodeUint64(0n), [frontEnd.memory]),
+      /no eventfd/,
+    ],
+    [
+      'other features while it runs',
+      (frontEnd) => frontEnd.send(Request.SET_FEATURES, encodeUint64(F_VERSION_1)),
+      /at work/,
+    ],
+    [
+      'a ring that is broken',
+      (frontEnd) => {
+        const { layout } = frontEnd.queues[0].driver
+        frontEnd.view.setUint16(layout.available + 2, 60000, true)
+        frontEnd.binding.eventSignal(Int32Array.of(frontEnd.queues[0].kick), 1)
+      },
+      /requests in a ring/,
+    ],
+  ]
+  for (const [what, attack, says] of attacks) {
+    const frontEnd = await connect()
+    const before = reasons.length
+    attack(frontEnd)
+    await until(() => reasons.length > before)
+    t.match(reasons.at(-1), says, what)
+    t.equal(await frontEnd.receive(), null, 'it is hung up on')
+  }
+  const honest = await connect()
+  t.equal((await honest.flush()).status, OK, 'the next one is served')
+})
+
+t.test('memory that is taken away ends the connection and nothing else', { skip }, async (t) => {
+  const { connect, reasons } = await rig(t)
+  const path = `/dev/shm/varve-vhost-${process.pid}`
+  const fd = openSync(path, 'w+')
+  ftruncateSync(fd, 16 * MIB)
+  const thief = await connect({ memory: fd })
+  t.equal((await thief.flush()).status, OK)
+  ftruncateSync(fd, 0)
+  thief.binding.eventSignal(Int32Array.of(thief.queues[0].kick), 1)
+  await until(() => reasons.length === 1)
+  const honest = await connect()
+  t.equal((await honest.flush()).status, OK)
+  closeSync(fd)
+  unlinkSync(path)
+})
