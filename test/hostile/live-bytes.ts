@@ -8,6 +8,8 @@ export interface Held {
   heapBytes: number
   /** Buffers outside the heap. */
   externalBytes: number
+  /** What the kernel counts, with what the allocator keeps. */
+  residentBytes: number
   descriptorCount: number
 }
 
@@ -19,9 +21,9 @@ export async function held(): Promise<Held> {
     collect()
     await sleep(5)
   }
-  const { heapUsed, external } = process.memoryUsage()
+  const { heapUsed, external, rss } = process.memoryUsage()
   const descriptorCount = readdirSync('/proc/self/fd').length
-  return { heapBytes: heapUsed, externalBytes: external, descriptorCount }
+  return { heapBytes: heapUsed, externalBytes: external, residentBytes: rss, descriptorCount }
 }
 
 /** What is more after `work` than before it. */
@@ -32,6 +34,7 @@ export async function growthOf(work: () => Promise<void>): Promise<Held> {
   return {
     heapBytes: after.heapBytes - before.heapBytes,
     externalBytes: after.externalBytes - before.externalBytes,
+    residentBytes: after.residentBytes - before.residentBytes,
     descriptorCount: after.descriptorCount - before.descriptorCount,
   }
 }
