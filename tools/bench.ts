@@ -25,6 +25,7 @@ import { benchSettled } from './bench/settled.ts'
 import { benchSnapshots } from './bench/snapshots.ts'
 import { benchSpace } from './bench/space.ts'
 import { benchUsage } from './bench/usage.ts'
+import { benchVhost } from './bench/vhost.ts'
 
 interface Benchmark {
   measure(options: BenchOptions): Promise<BenchReport>
@@ -38,6 +39,7 @@ const BENCHMARKS: Record<string, Benchmark> = {
   snapshots: { measure: benchSnapshots },
   overwrite: { measure: benchOverwrite },
   memory: { measure: benchMemory },
+  vhost: { measure: benchVhost },
   fuse: { measure: benchFuse },
   recovery: { measure: benchRecovery },
   clones: { measure: benchClones },
@@ -54,6 +56,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK|all|docs [options]
   snapshots   reading disks with 1 to 1,000 snapshots, beside qcow2's
   overwrite   reading in sequence what was overwritten at random, before and after settling
   memory      resident memory of varve serve while 20 GiB are moved; pauses of its collector
+  vhost       through shared memory, with and without a guest, beside qemu-storage-daemon
   fuse        a disk as a file, beside qemu-storage-daemon and beside libfuse
   recovery    kill -9 after 1 GiB, with and without checkpoints, then the time to reopen
   clones      1,000 clones of a 100 GiB volume in one command

@@ -30,8 +30,16 @@ export function findGuestKernel(projectRoot: string): GuestKernel {
   throw new Error('no guest kernel is here; `tools/setup --tests` fetches one')
 }
 
-/** `script` becomes /init; it finds the modules in /modules, to be inserted in name order. */
-export function buildInitramfs(kernel: GuestKernel, busyboxPath: string, script: string): Buffer {
+/**
+ * `script` becomes /init; it finds the modules in /modules, to be inserted in name order. Of
+ * `programs`, each is put where its key says.
+ */
+export function buildInitramfs(
+  kernel: GuestKernel,
+  busyboxPath: string,
+  script: string,
+  programs: Record<string, string> = {},
+): Buffer {
   const modules = modulesInOrder(kernel.modulesFolder)
   const entries: CpioEntry[] = [
     ...['bin', 'dev', 'proc', 'root', 'modules'].map((path): CpioEntry => ({
@@ -40,6 +48,12 @@ export function buildInitramfs(kernel: GuestKernel, busyboxPath: string, script:
     })),
     { kind: 'character-device', path: 'dev/console', major: 5, minor: 1 },
     { kind: 'file', path: 'bin/busybox', mode: 0o755, data: readFileSync(busyboxPath) },
+    ...Object.entries(programs).map(([path, source]): CpioEntry => ({
+      kind: 'file',
+      path,
+      mode: 0o755,
+      data: readFileSync(source),
+    })),
     { kind: 'file', path: 'init', mode: 0o755, data: Buffer.from(script) },
     ...modules.map((path, index): CpioEntry => ({
       kind: 'file',

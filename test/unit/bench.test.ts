@@ -42,7 +42,7 @@ function runsAt(...iops: number[]): Run[] {
 }
 
 function subject(name: string, family: string): Subject {
-  return { name, family, target: 'nbd:', server: null }
+  return { name, family, server: null, load: () => Promise.reject(new Error()) }
 }
 
 t.test('a median lies between the extremes, a quantile grows with its part', (t) => {

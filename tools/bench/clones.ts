@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { HttpService } from '../../src/api/http-service.ts'
 import type { PoolInfo } from '../../src/api/shapes.ts'
-import { GIB, KIB, formatSize } from '../../src/base/units.ts'
+import { GIB, KIB, MIB, formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
 import { fillDisk } from './nbd.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
@@ -12,6 +12,7 @@ import { median } from './statistics.ts'
 const CLONE_COUNT = 1000
 /** Of the volume's 100 GiB, so much is written: the map below it is real. */
 const WRITTEN_BYTES: number = 2 * GIB
+const QUICK_WRITTEN_BYTES: number = 64 * MIB
 
 export async function benchClones(options: BenchOptions): Promise<BenchReport> {
   const sizeBytes = options.sizeBytes ?? 100 * GIB
@@ -21,8 +22,10 @@ export async function benchClones(options: BenchOptions): Promise<BenchReport> {
   const server = await serveVarve(pool)
   const service = new HttpService(join(pool, 'control.sock'))
   try {
-    options.say(`writing ${formatSize(Math.min(WRITTEN_BYTES, sizeBytes))}`)
-    await fillDisk(varveUri(pool, 'golden'), Math.min(WRITTEN_BYTES, sizeBytes))
+    const wantedBytes = options.isQuick ? QUICK_WRITTEN_BYTES : WRITTEN_BYTES
+    const writtenBytes = Math.min(wantedBytes, sizeBytes)
+    options.say(`writing ${formatSize(writtenBytes)}`)
+    await fillDisk(varveUri(pool, 'golden'), writtenBytes)
     const before = await service.info()
     const tookMs: number[] = []
     for (let round = 0; round < options.rounds; round += 1) {

@@ -100,6 +100,13 @@ export const COMPARED_WORKLOADS: readonly Workload[] = [
 /** Of a run that is limited by time, what is not counted at its beginning. */
 export const RAMP_MS = 1000
 
+/** A subject's load by fio on one target. */
+export function fioLoad(
+  target: FioTarget,
+): (workload: Workload, limits: FioLimits) => Promise<FioResult> {
+  return (workload, limits) => fio(target, workload, limits)
+}
+
 /** Rejects when fio reports any error or moved nothing. */
 export async function fio(
   target: FioTarget,

@@ -58,8 +58,8 @@ interface Part {
 }
 
 export async function benchFuse(options: BenchOptions): Promise<BenchReport> {
-  const sizeBytes = options.sizeBytes ?? GIB
-  const pageCache = await measurePageCache(options.folder)
+  const sizeBytes = options.sizeBytes ?? (options.isQuick ? 64 * MIB : GIB)
+  const pageCache = await measurePageCache(options.folder, options.isQuick)
   const parts = [await benchFiles(sizeBytes, options), await benchLoops(sizeBytes, options)]
   return {
     tables: parts.map(describe),

@@ -13,7 +13,7 @@ import {
 } from './comparison.ts'
 import type { Comparison } from './comparison.ts'
 import { verifyEqualWork, type EqualWork } from './equal-work.ts'
-import { COMPARED_WORKLOADS, fio, type FioLimits, type Workload } from './fio.ts'
+import { COMPARED_WORKLOADS, fio, fioLoad, type FioLimits, type Workload } from './fio.ts'
 import { describePageCache, measurePageCache, type PageCacheRates } from './page-cache.ts'
 import { memoryOf } from './process-cost.ts'
 import type { Bar, BenchOptions, BenchReport, BenchTable } from './report.ts'
@@ -49,7 +49,7 @@ export async function benchNbd(options: BenchOptions): Promise<BenchReport> {
     firstWriteBytes,
     diskBytes: filledBytes + firstWriteCount * firstWriteBytes,
   }
-  const pageCache = await measurePageCache(options.folder)
+  const pageCache = await measurePageCache(options.folder, options.isQuick)
   const prepared: Prepared = { services: [], work: [], sizes, pageCache }
   try {
     for (const contender of contenders) await prepare(contender, prepared, options)
@@ -90,7 +90,7 @@ export async function fillDisk(uri: string, sizeBytes: number): Promise<void> {
 function subjectsOf(services: readonly NbdService[]): Subject[] {
   return services.map(({ contender, uri, server }) => {
     const { name, family } = contender
-    return { name, family, target: uri, server }
+    return { name, family, server, load: fioLoad(uri) }
   })
 }
 

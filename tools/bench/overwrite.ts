@@ -2,12 +2,12 @@
  * `bench overwrite`: reading in sequence what was overwritten at random, twice as much as there is,
  * before and after `varve settle`; beside a qcow2 image, which keeps its order.
  */
-import { dirname } from 'node:path'
+import { join } from 'node:path'
 import { GIB, MIB, formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
 import { subjectTable } from './comparison.ts'
 import { verifyEqualWork } from './equal-work.ts'
-import { COMPARED_WORKLOADS, fio, type Workload } from './fio.ts'
+import { COMPARED_WORKLOADS, fio, fioLoad, type Workload } from './fio.ts'
 import { fillDisk } from './nbd.ts'
 import type { Bar, BenchOptions, BenchReport, BenchTable } from './report.ts'
 import { measureRounds, rateOf, unitOf, type Measured, type Subject } from './rounds.ts'
@@ -84,14 +84,8 @@ async function settle(
   if (ours === undefined) return
   options.say('settling')
   const startMs = performance.now()
-  await varve(poolOf(ours), 'settle', '--progress', 'none')
+  await varve(join(ours.home, 'pool'), 'settle', '--progress', 'none')
   progress.settleMs = performance.now() - startMs
-}
-
-function poolOf({ uri }: NbdService): string {
-  const socket = new URL(uri).searchParams.get('socket')
-  if (socket === null) throw new Error(`${uri} names no socket`)
-  return dirname(socket)
 }
 
 async function measureStage(
@@ -114,7 +108,7 @@ async function measureStage(
 
 function subjectsOf(services: readonly NbdService[]): Subject[] {
   return services.map(({ contender: { name, family }, uri, server }) => {
-    return { name, family, target: uri, server }
+    return { name, family, server, load: fioLoad(uri) }
   })
 }
 

@@ -5,7 +5,7 @@
  */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { GIB, formatSize } from '../../src/base/units.ts'
+import { GIB, MIB, formatSize } from '../../src/base/units.ts'
 import { NBD_SOCKET_NAME } from '../../src/daemon/serve.ts'
 import { SEGMENT_FOLDER } from '../../src/format/segment.ts'
 import { run, Server } from '../command.ts'
@@ -81,7 +81,7 @@ async function emptyCache(pool: string): Promise<void> {
 }
 
 export async function benchRecovery(options: BenchOptions): Promise<BenchReport> {
-  const logBytes = options.sizeBytes ?? GIB
+  const logBytes = options.sizeBytes ?? (options.isQuick ? 32 * MIB : GIB)
   const rows: string[][] = []
   const records: Record<string, unknown>[] = []
   for (const [index, crash] of CRASHES.entries()) {

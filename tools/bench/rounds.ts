@@ -4,23 +4,23 @@
  */
 import { run, type Server } from '../command.ts'
 import { deviceCounters } from './device-counters.ts'
-import { fio, RAMP_MS, type FioLimits, type FioResult } from './fio.ts'
-import type { FioTarget, Workload } from './fio.ts'
+import { RAMP_MS, type FioLimits, type FioResult, type Workload } from './fio.ts'
 import { cpuShare, sampleCpu } from './process-cost.ts'
 import { median } from './statistics.ts'
 
-/** From the start of fio until its load begins, and from the end of that until it has ended. */
-const FIO_START_MS = 300
-const FIO_END_MS = 150
+/** From the start of a client until its load begins, and from the end of that until its own. */
+const CLIENT_START_MS = 300
+const CLIENT_END_MS = 150
 
 export interface Subject {
   /** Unique among those compared. */
   name: string
   /** Of those with the same family, the best counts. */
   family: string
-  target: FioTarget
   /** Null: the kernel does it. */
   server: Server | null
+  /** Puts a workload on it, once. */
+  load: (workload: Workload, limits: FioLimits) => Promise<FioResult>
 }
 
 export interface Run extends FioResult {
@@ -71,14 +71,14 @@ export async function measureRounds(subjects: readonly Subject[], plan: Plan): P
 }
 
 async function measureOnce(
-  { target, server }: Subject,
+  subject: Subject,
   workload: Workload,
   limits: FioLimits,
   folder: string,
 ): Promise<Run> {
   const before = deviceCounters(folder)
-  const load = (): Promise<FioResult> => fio(target, workload, limits)
-  const { result, cpuCount } = await withCpu(server, limits, load)
+  const load = (): Promise<FioResult> => subject.load(workload, limits)
+  const { result, cpuCount } = await withCpu(subject.server, limits, load)
   const after = deviceCounters(folder)
   const device =
     before === null || after === null
@@ -104,8 +104,8 @@ async function withCpu(
     const loadMs = (result.operationCount / result.iops) * 1000
     return { result, cpuCount: (last.cpuMs - first.cpuMs) / loadMs }
   }
-  const fromMs = FIO_START_MS + RAMP_MS
-  return { result, cpuCount: cpuShare(samples, fromMs, last.elapsedMs - FIO_END_MS) }
+  const fromMs = CLIENT_START_MS + RAMP_MS
+  return { result, cpuCount: cpuShare(samples, fromMs, last.elapsedMs - CLIENT_END_MS) }
 }
 
 /** By the request's size: bytes or operations a second. */

@@ -11,6 +11,8 @@ import { varveCommand } from '../project.ts'
 
 export interface NbdService {
   contender: Contender
+  /** The folder of its own that all it has is in. */
+  home: string
   /** What its configuration was, for the report. */
   description: string
   uri: string
@@ -18,6 +20,8 @@ export interface NbdService {
   /** What it does for itself when nobody asks anything of it, done now, outside of the time. */
   tidy(): Promise<void>
 }
+
+export type StartedService = Omit<NbdService, 'contender' | 'home'>
 
 export interface Contender {
   /** Family and mode. */
@@ -27,7 +31,7 @@ export interface Contender {
   program: string
   /** Keeps nothing: shown, never a measure for those who do. */
   isVolatile?: true
-  start(home: string, sizeBytes: number): Promise<Omit<NbdService, 'contender'>>
+  start(home: string, sizeBytes: number): Promise<StartedService>
 }
 
 export const NBD_CONTENDERS: readonly Contender[] = [
@@ -48,12 +52,12 @@ export const NBD_CONTENDERS: readonly Contender[] = [
 ]
 
 /** Those whose name is or begins with one of `only`, in the order above. */
-export function contendersOf(
-  all: readonly Contender[],
+export function contendersOf<T extends Contender>(
+  all: readonly T[],
   only: readonly string[] | undefined,
-): readonly Contender[] {
+): readonly T[] {
   if (only === undefined) return all
-  const isOf = (contender: Contender, prefix: string): boolean =>
+  const isOf = (contender: T, prefix: string): boolean =>
     contender.name === prefix || contender.name.startsWith(`${prefix} `)
   const unknown = only.find((prefix) => !all.some((contender) => isOf(contender, prefix)))
   if (unknown !== undefined) {
@@ -75,14 +79,14 @@ export async function startService(
 ): Promise<NbdService> {
   const home = join(folder, contender.name.replaceAll(/[ /]/g, '-'))
   mkdirSync(home)
-  return { contender, ...(await contender.start(home, sizeBytes)) }
+  return { contender, home, ...(await contender.start(home, sizeBytes)) }
 }
 
 export async function startVarve(
   home: string,
   sizeBytes: number,
   env: Record<string, string> = {},
-): Promise<Omit<NbdService, 'contender'>> {
+): Promise<StartedService> {
   const pool = join(home, 'pool')
   await varve(pool, 'init')
   await varve(pool, 'create', 'disk', String(sizeBytes))
@@ -203,10 +207,7 @@ async function qcow2(home: string, sizeBytes: number): Promise<string> {
   return image
 }
 
-async function startNbdkitFile(
-  home: string,
-  sizeBytes: number,
-): Promise<Omit<NbdService, 'contender'>> {
+async function startNbdkitFile(home: string, sizeBytes: number): Promise<StartedService> {
   const image = join(home, 'disk.raw')
   const descriptor = openSync(image, 'wx')
   ftruncateSync(descriptor, sizeBytes)
@@ -214,10 +215,7 @@ async function startNbdkitFile(
   return startNbdkit(home, ['file', image], 'nbdkit file on a raw file')
 }
 
-function startNbdkitMemory(
-  home: string,
-  sizeBytes: number,
-): Promise<Omit<NbdService, 'contender'>> {
+function startNbdkitMemory(home: string, sizeBytes: number): Promise<StartedService> {
   return startNbdkit(home, ['memory', `size=${sizeBytes}`], 'nbdkit memory: nothing is kept')
 }
 
@@ -225,7 +223,7 @@ async function startNbdkit(
   home: string,
   plugin: readonly string[],
   description: string,
-): Promise<Omit<NbdService, 'contender'>> {
+): Promise<StartedService> {
   const socket = join(home, 'nbd.sock')
   const server = await Server.start('nbdkit', ['-f', '-U', socket, ...plugin], socket)
   return { description, uri: `nbd+unix:///?socket=${socket}`, server, tidy: nothing }

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { HttpService } from '../../src/api/http-service.ts'
 import { run, type Server } from '../command.ts'
-import { fio, type Workload } from './fio.ts'
+import { fio, fioLoad, type Workload } from './fio.ts'
 import { fillDisk } from './nbd.ts'
 import type { Subject } from './rounds.ts'
 import { qcow2Nodes, startStorageDaemon, varveUri } from './servers.ts'
@@ -55,7 +55,7 @@ export async function varveDisk(
     })
     const { snapshots } = await service.volume(name)
     if (snapshots.length !== depth) throw new Error(`${snapshots.length} snapshots, not ${depth}`)
-    const subject = { name: `varve ${depth}`, family: 'varve', target: uri, server }
+    const subject = { name: `varve ${depth}`, family: 'varve', server, load: fioLoad(uri) }
     return { subject, uri, depth, tookMs, stop: () => Promise.resolve() }
   } finally {
     await service.close()
@@ -123,7 +123,7 @@ async function qcow2Disk(
       const tookMs = await overwriteBeside(uri, amounts, depth, (index) =>
         snapshot(monitor, home, index),
       )
-      return { subject: { name, family, target: uri, server }, uri, depth, tookMs, stop }
+      return { subject: { name, family, server, load: fioLoad(uri) }, uri, depth, tookMs, stop }
     } finally {
       monitor.close()
     }

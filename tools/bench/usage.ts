@@ -31,7 +31,7 @@ export async function benchUsage(options: BenchOptions): Promise<BenchReport> {
   const path = join(options.folder, 'pool')
   await Pool.create(io, checksum, path)
   const pool = await Pool.open(io, checksum, path, { codecs })
-  const sizeBytes = options.sizeBytes ?? 10 * GIB
+  const sizeBytes = options.sizeBytes ?? (options.isQuick ? 128 * MIB : 10 * GIB)
   const measured: Measured[] = []
   try {
     const random = new Prng(7)
