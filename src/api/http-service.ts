@@ -94,6 +94,12 @@ export class HttpService implements PoolService {
   async fuseUnmount(path: string, force: boolean): Promise<void> {
     await this.#ask('fuseUnmount', { path, force })
   }
+  exportSocket(request: shape.SocketRequest): Promise<shape.ExportSocket> {
+    return this.#ask('exportSocket', request)
+  }
+  withdrawSocket(name: string): Promise<shape.ExportSocket[]> {
+    return this.#ask('withdrawSocket', { name })
+  }
 
   attach(request: shape.AttachRequest): Promise<shape.DeviceInfo> {
     return this.#ask('attach', request)

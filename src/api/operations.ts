@@ -65,6 +65,8 @@ export interface UnaryOperations {
   readonly mkfs: Unary<shape.MkfsRequest, shape.MkfsReport>
   readonly fuseMount: Unary<shape.FuseRequest, shape.MountedFilesystem>
   readonly fuseUnmount: Unary<{ path: string; force: boolean }, null>
+  readonly exportSocket: Unary<shape.SocketRequest, shape.ExportSocket>
+  readonly withdrawSocket: Unary<{ name: string }, shape.ExportSocket[]>
 }
 
 export interface StreamingOperations {
@@ -142,6 +144,8 @@ export const UNARY_OPERATIONS: UnaryOperations = {
   mkfs: wait(device.mkfsRequestSchema, device.mkfsReportSchema),
   fuseMount: ask(schema.fuseRequestSchema, schema.mountedFilesystemSchema),
   fuseUnmount: ask(schema.fuseUnmountSchema, schema.nothingSchema),
+  exportSocket: ask(schema.socketRequestSchema, schema.exportSocketSchema),
+  withdrawSocket: ask(schema.nameSchema, schema.exportSocketSchema.array()),
 }
 
 export const STREAMING_OPERATIONS: StreamingOperations = {

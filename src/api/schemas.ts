@@ -286,6 +286,16 @@ export const fuseUnmountSchema: z.ZodType<{ path: string; force: boolean }> = z.
   path: absolutePath,
   force: z.boolean(),
 })
+export const socketRequestSchema: z.ZodType<shape.SocketRequest> = z.strictObject({
+  name: diskName,
+  path: absolutePath.nullable(),
+  readOnly: z.boolean(),
+})
+export const exportSocketSchema: z.ZodType<shape.ExportSocket> = z.object({
+  name: diskName,
+  path: absolutePath,
+  readOnly: z.boolean(),
+})
 export const mountedFilesystemSchema: z.ZodType<shape.MountedFilesystem> = z.object({
   path: absolutePath,
   transport: z.enum(['native', 'fuse-native']),

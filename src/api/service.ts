@@ -9,6 +9,7 @@ import type {
   CreateVolume,
   DiffExtent,
   ExportReport,
+  ExportSocket,
   ExportRequest,
   FuseRequest,
   ImportReport,
@@ -30,6 +31,7 @@ import type {
   ScrubRequest,
   ScrubStatus,
   ServeStatus,
+  SocketRequest,
   SnapshotInfo,
   VolumeInfo,
 } from './shapes.ts'
@@ -81,6 +83,10 @@ export interface PoolService extends DeviceService {
   /** Shows the pool as a filesystem, for as long as the daemon runs. */
   fuseMount(request: FuseRequest): Promise<MountedFilesystem>
   fuseUnmount(path: string, force: boolean): Promise<void>
+  /** Offers a disk on a vhost-user socket, for as long as the daemon runs. */
+  exportSocket(request: SocketRequest): Promise<ExportSocket>
+  /** Takes back what was offered of a disk so. */
+  withdrawSocket(name: string): Promise<ExportSocket[]>
   diff(from: string | null, to: string, signal?: AbortSignal): AsyncIterable<DiffExtent>
   reclaim(call: LongCall<ReclaimProgress>): Promise<ReclaimReport>
   /** Counts who uses what. */

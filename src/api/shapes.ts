@@ -359,6 +359,21 @@ export interface FuseRequest {
   transport: 'auto' | 'native' | 'fuse-native'
 }
 
+/** A unix socket on which a virtual machine monitor finds a disk (vhost-user-blk). */
+export interface SocketRequest {
+  /** `volume` or `volume@snapshot`. */
+  name: string
+  /** Absolute; null: the server's own place for it. */
+  path: string | null
+  readOnly: boolean
+}
+
+export interface ExportSocket {
+  name: string
+  path: string
+  readOnly: boolean
+}
+
 export interface MountedFilesystem {
   path: string
   transport: 'native' | 'fuse-native'

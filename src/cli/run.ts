@@ -11,6 +11,7 @@ import { registerDevices } from './commands/devices.ts'
 import { registerDiff } from './commands/diff.ts'
 import { registerDoctor } from './commands/doctor.ts'
 import { registerExport } from './commands/export.ts'
+import { registerExportSocket } from './commands/export-socket.ts'
 import { registerFuse } from './commands/fuse.ts'
 import { registerHold } from './commands/hold.ts'
 import { registerImport } from './commands/import.ts'
@@ -63,6 +64,7 @@ const REGISTER: readonly ((program: Command, cli: Cli, setExitCode: SetExitCode)
   registerSettle,
   registerCheck,
   registerServe,
+  registerExportSocket,
   registerFuse,
   registerAttach,
   registerDetach,

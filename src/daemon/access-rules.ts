@@ -109,6 +109,11 @@ export function matchesGlob(pattern: string, text: string, separator: string): b
 
 export const EVERYTHING: AccessOf = () => 'write'
 
+/** The same, but nothing may be written. */
+export function readOnlyAccess(accessOf: AccessOf): AccessOf {
+  return (name) => (accessOf(name) === 'none' ? 'none' : 'read')
+}
+
 /** `isOwner`: may do all that the server may, and be told everything. Also without an addon. */
 export function isOwner({ isLocal, user }: PeerIdentity): boolean {
   if (!isLocal) return false

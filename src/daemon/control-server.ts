@@ -98,6 +98,8 @@ const UNARY: UnaryHandlers = {
   mkfs: (service, request) => service.mkfs(request),
   fuseMount: (service, request) => service.fuseMount(request),
   fuseUnmount: (service, { path, force }) => nothing(service.fuseUnmount(path, force)),
+  exportSocket: (service, request) => service.exportSocket(request),
+  withdrawSocket: (service, { name }) => service.withdrawSocket(name),
 }
 
 type StreamingHandlers = {

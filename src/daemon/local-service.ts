@@ -25,6 +25,14 @@ export interface Filesystems {
   unmount(path: string, isForced: boolean): Promise<void>
 }
 
+/** Where disks are offered over vhost-user; the daemon's `VhostSockets`. */
+export interface DiskSockets {
+  offer(request: shape.SocketRequest): Promise<shape.ExportSocket>
+  withdraw(name: string): Promise<shape.ExportSocket[]>
+  /** Disks came or went; never rejects. */
+  refresh(): Promise<void>
+}
+
 export interface ServedDevices extends DeviceService {
   /** Shows a volume's new size to the users of its device; never rejects. */
   resized(name: string): Promise<void>
@@ -40,6 +48,8 @@ export interface LocalServiceParts {
   devices: ServedDevices | null
   /** Null in a process that does not outlive one command. */
   filesystems: Filesystems | null
+  /** Null in such a process, and on a host that cannot pass descriptors. */
+  sockets: DiskSockets | null
   close: () => Promise<void>
 }
 
@@ -68,13 +78,13 @@ export class LocalService implements PoolService {
     return this.#pool.volume(name)
   }
   create(request: shape.CreateVolume): Promise<shape.VolumeInfo> {
-    return this.#pool.create(request)
+    return this.#shown(this.#pool.create(request))
   }
   snapshot(names: string[]): Promise<shape.SnapshotInfo[]> {
-    return this.#pool.snapshot(names)
+    return this.#shown(this.#pool.snapshot(names))
   }
   clone(source: string, names: string[]): Promise<shape.VolumeInfo[]> {
-    return this.#pool.clone(source, names)
+    return this.#shown(this.#pool.clone(source, names))
   }
   restore(name: string): Promise<shape.VolumeInfo> {
     return this.#pool.restore(name)
@@ -83,10 +93,10 @@ export class LocalService implements PoolService {
     request: shape.RemoveRequest,
     call: LongCall<shape.UsageProgress> = {},
   ): Promise<shape.RemoveReport> {
-    return this.#pool.remove(request, call.signal, call.progress)
+    return this.#shown(this.#pool.remove(request, call.signal, call.progress))
   }
   rename(from: string, to: string): Promise<void> {
-    return this.#pool.rename(from, to)
+    return this.#shown(this.#pool.rename(from, to))
   }
   scrubStatus(): Promise<shape.ScrubStatus> {
     return this.#pool.scrubStatus()
@@ -111,6 +121,12 @@ export class LocalService implements PoolService {
   }
   async fuseUnmount(path: string, force: boolean): Promise<void> {
     await this.#mustFilesystems().unmount(path, force)
+  }
+  async exportSocket(request: shape.SocketRequest): Promise<shape.ExportSocket> {
+    return this.#mustSockets().offer(request)
+  }
+  async withdrawSocket(name: string): Promise<shape.ExportSocket[]> {
+    return this.#mustSockets().withdraw(name)
   }
 
   async attach(request: shape.AttachRequest): Promise<shape.DeviceInfo> {
@@ -175,8 +191,8 @@ export class LocalService implements PoolService {
   importImage(request: shape.ImportRequest, call: ImportCall): Promise<shape.ImportReport> {
     const { rootfs } = request
     const importImage = this.#images.importImage.bind(this.#images)
-    if (rootfs !== undefined) return importRootfs(request, rootfs, call, importImage)
-    return importImage(request, call)
+    if (rootfs === undefined) return this.#shown(importImage(request, call))
+    return this.#shown(importRootfs(request, rootfs, call, importImage))
   }
   exportImage(request: shape.ExportRequest, call: ExportCall): Promise<shape.ExportReport> {
     return this.#images.exportImage(request, call)
@@ -185,6 +201,20 @@ export class LocalService implements PoolService {
   close(): Promise<void> {
     this.#closing ??= this.#parts.close()
     return this.#closing
+  }
+
+  /** Has the sockets follow the disks before whoever asked for a change is answered. */
+  async #shown<T>(change: Promise<T>): Promise<T> {
+    const result = await change
+    await this.#parts.sockets?.refresh()
+    return result
+  }
+
+  #mustSockets(): DiskSockets {
+    if (this.#parts.sockets !== null) return this.#parts.sockets
+    throw new OperatingError('unsupported', 'nobody is there to serve a socket', {
+      hint: 'Start `varve serve`, on a host with io_uring and the addon.',
+    })
   }
 
   #mustFilesystems(): Filesystems {

@@ -115,6 +115,7 @@ async function openEmbedded(path: string, ioKind: IoKind): Promise<PoolService> 
       fill: pool.fill,
     }),
     filesystems: null,
+    sockets: null,
     devices: null,
     close: async () => {
       try {

@@ -5,13 +5,14 @@ import { programVersion } from '../api/version.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Undo } from '../base/undo.ts'
 import { NbdServer } from '../export/nbd/server.ts'
+import { VhostUserServer } from '../export/vhost-user/server.ts'
 import { HostDevices } from '../host/devices.ts'
 import { openHostWorld } from '../host/world.ts'
 import type { SocketAddress } from '../io/io.ts'
 import { tryLoadBinding } from '../native/binding.ts'
 import type { OpenPoolOptions, Pool } from '../pool/pool.ts'
 import type { AccessRules } from './access-rules.ts'
-import { readAccessRules } from './access-rules.ts'
+import { readAccessRules, readOnlyAccess } from './access-rules.ts'
 import { ControlServer } from './control-server.ts'
 import type { ControlLog } from './control-server.ts'
 import { FuseMounts } from './fuse-mounts.ts'
@@ -26,6 +27,7 @@ import { poolAccessFindings, socketFolderFinding } from './pool-access.ts'
 import { PoolExports } from './pool-exports.ts'
 import { PoolTree } from './pool-tree.ts'
 import { removeDeadSocket } from './dead-socket.ts'
+import { VhostSockets } from './vhost-sockets.ts'
 
 /** How long clients get to finish what is in flight when the daemon is told to stop. */
 const DRAIN_GRACE_MS = 10_000
@@ -48,6 +50,8 @@ export interface ServeOptions {
   readOnlyNames: string[]
   /** Where to show the pool as a filesystem from the start. */
   fuse: FuseRequest | null
+  /** Of vhost-user sockets, one a disk; null: none but those asked for. */
+  vhostUserFolder: string | null
   /** How full the pool may be before it is said; null: the pool's own idea. */
   warnPercent: number | null
   /** What is settled with when guests are idle; null: only when asked for. */
@@ -86,6 +90,10 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
     const exports = new PoolExports(pool, options.readOnlyNames)
     const server = await startNbd(host, exports, path, rules, options, log)
     undo.add(() => server.close(DRAIN_GRACE_MS))
+    const vhost = startVhostUser(host, exports, rules, log)
+    if (vhost !== null) undo.add(() => vhost.close(DRAIN_GRACE_MS))
+    const sockets = await startSockets(vhost, exports, path, options, log)
+    if (sockets !== null) undo.add(() => sockets.close())
     const world = openHostWorld()
     const filesystems = new FuseMounts(host.io, new PoolTree(pool), path, world, log)
     undo.add(() => filesystems.close(true))
@@ -102,13 +110,14 @@ export async function startDaemon(options: ServeOptions, log: ControlLog): Promi
       await filesystems.close(isForced)
     }
     if (options.fuse !== null) await filesystems.mount(options.fuse)
-    const status = statusOf(pool, server, exports, filesystems)
+    const status = statusOf(pool, exports, { nbd: server, vhost, sockets, filesystems })
     const service = new LocalService({
       pool,
       io: host.io,
       seeker: host.seeker,
       status,
       filesystems,
+      sockets,
       devices: new LocalDevices(devices, pool),
       close: () => Promise.resolve(),
     })
@@ -223,28 +232,69 @@ async function startNbd(
   })
 }
 
-function statusOf(
-  pool: Pool,
-  server: NbdServer,
+/** Null where the host cannot. */
+function startVhostUser(
+  host: Host,
   exports: PoolExports,
-  filesystems: FuseMounts,
-): () => ServeStatus {
+  rules: AccessRules,
+  log: ControlLog,
+): VhostUserServer | null {
+  if (!VhostUserServer.isPossible(host.io)) return null
+  return new VhostUserServer(host.io, {
+    mode: rules.admitsUsers ? 0o666 : 0o600,
+    directoryOf: (peer, isReadOnly) => {
+      const accessOf = rules.accessOf(peer)
+      if (accessOf === null) return null
+      return exports.for(isReadOnly ? readOnlyAccess(accessOf) : accessOf)
+    },
+    onDisconnect: (peer, name, reason) => {
+      log.info({ peer, export: name, reason }, 'vhost-user client gone')
+    },
+  })
+}
+
+/** Rejects `unsupported` where a folder is asked for and the host cannot. */
+async function startSockets(
+  server: VhostUserServer | null,
+  exports: PoolExports,
+  poolPath: string,
+  options: ServeOptions,
+  log: ControlLog,
+): Promise<VhostSockets | null> {
+  const { vhostUserFolder: folder } = options
+  if (server !== null) return VhostSockets.start(server, exports, poolPath, folder, log)
+  if (folder === null) return null
+  throw new OperatingError('unsupported', 'vhost-user is not to be had on this host', {
+    hint: 'It takes io_uring, the addon and a little-endian processor; NBD takes none of them.',
+  })
+}
+
+interface Servers {
+  nbd: NbdServer
+  vhost: VhostUserServer | null
+  sockets: VhostSockets | null
+  filesystems: FuseMounts
+}
+
+function statusOf(pool: Pool, exports: PoolExports, servers: Servers): () => ServeStatus {
+  const { nbd, vhost, sockets, filesystems } = servers
   const startedMs = Date.now()
   const version = programVersion()
   const served = (): ServedExport[] =>
-    exports.list().flatMap((entry) =>
-      server.addresses.map((address) => ({
-        ...entry,
-        uri: server.uriOf(entry.name, address),
-      })),
-    )
+    exports.list().flatMap((entry) => {
+      const places = (sockets?.list() ?? []).filter(({ name }) => name === entry.name)
+      return [
+        ...nbd.addresses.map((address) => ({ ...entry, uri: nbd.uriOf(entry.name, address) })),
+        ...places.map(({ path, readOnly }) => ({ ...entry, readOnly, uri: `vhost-user:${path}` })),
+      ]
+    })
   return () => ({
     mode: 'daemon',
     processId: process.pid,
     version,
     startedMs,
     exports: served(),
-    connections: server.connections(),
+    connections: [...nbd.connections(), ...(vhost?.clients() ?? [])],
     mounts: filesystems.list(),
     fill: pool.fill,
   })

@@ -90,6 +90,7 @@ async function main([poolPath, ioKind, pointText]: string[]): Promise<void> {
     io,
     seeker,
     filesystems: null,
+    sockets: null,
     devices: null,
     close: () => Promise.resolve(),
     status: () => {

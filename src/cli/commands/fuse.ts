@@ -97,6 +97,7 @@ async function mount(cli: Cli, command: Command, folder: string, options: Option
     allowFilePath: null,
     readOnlyNames: [],
     fuse: request,
+    vhostUserFolder: null,
     warnPercent: null,
     idleCompression: 'lz4',
     scrubEveryDays: 30,

@@ -35,6 +35,7 @@ interface Options extends OutputOptions {
   allowFile?: string
   readOnly?: string[]
   fuse?: string
+  vhostUser?: string
   fuseTransport: FuseRequest['transport']
   allowOther?: boolean
   warnAt?: number
@@ -45,25 +46,20 @@ interface Options extends OutputOptions {
 }
 
 export function registerServe(program: Command, cli: Cli): void {
-  const command = program
-    .command('serve')
+  const command = program.command('serve')
+  addListenOptions(command)
+  command
     .summary('present every disk over NBD until told to stop')
     .description(
       'Presents every volume and snapshot as an NBD export of its name, those made later too. ' +
+        'With --vhost-user also as drives that guests reach through shared memory. ' +
         'Other commands reach the pool through this process. SIGTERM and SIGINT let clients ' +
         'finish, write a checkpoint and exit; a second one exits at once. While somebody uses a ' +
         'mounted filesystem or an attached device of the pool, the first is refused, with the ' +
         'users, and the second takes it from them.',
     )
-    .option('--socket <path>', 'of the NBD unix socket (default: nbd.sock in the pool)')
-    .option('--tcp <host:port>', 'listen here too', parseTcpAddress)
-    .option('--tls-cert <file>', 'PEM; with --tls-key, clients may or must use TLS')
-    .option('--tls-key <file>', 'PEM')
-    .option('--tls-ca <file>', 'PEM; clients must show a certificate of this authority')
-    .option('--allow-plaintext', 'clients without TLS may come from other hosts')
-    .option('--allow <rule>', 'CLIENT=EXPORT[:ro]; only what rules say, but to the owner', collect)
-    .option('--allow-file <file>', 'such rules, one a line')
     .option('--read-only <names...>', 'volumes that clients may not write')
+    .option('--vhost-user <folder>', 'a vhost-user-blk socket NAME.sock there for every disk')
     .option('--fuse <folder>', 'show the pool there as a filesystem, too')
     .addOption(fuseTransportOption())
     .option('--allow-other', 'other users may look and read in it')
@@ -97,6 +93,7 @@ export function registerServe(program: Command, cli: Cli): void {
         allowFilePath: options.allowFile ?? null,
         readOnlyNames: options.readOnly ?? [],
         fuse: fuseRequestOf(options),
+        vhostUserFolder: options.vhostUser ?? null,
         warnPercent: options.warnAt ?? null,
         idleCompression: options.settle === 'idle' ? options.compression : null,
         scrubEveryDays: options.scrubEvery === 0 ? null : options.scrubEvery,
@@ -107,11 +104,25 @@ export function registerServe(program: Command, cli: Cli): void {
   addHelp(command, [
     'varve --pool /srv/pool serve',
     'varve serve --fuse /mnt/pool',
+    'varve serve --vhost-user /run/varve/vhost-user',
     'varve serve --tcp 127.0.0.1:10809 --read-only golden',
     'varve serve --tcp 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem --tls-ca ca.pem',
     'varve serve ... --tls-ca ca.pem --allow cert:web1=web* --allow cert:backup=*@*:ro',
     'varve serve --socket /run/varve/nbd.sock --allow user:libvirt-qemu=vm-*',
   ])
+}
+
+/** Where NBD clients come in, and who may. */
+function addListenOptions(command: Command): void {
+  command
+    .option('--socket <path>', 'of the NBD unix socket (default: nbd.sock in the pool)')
+    .option('--tcp <host:port>', 'listen here too', parseTcpAddress)
+    .option('--tls-cert <file>', 'PEM; with --tls-key, clients may or must use TLS')
+    .option('--tls-key <file>', 'PEM')
+    .option('--tls-ca <file>', 'PEM; clients must show a certificate of this authority')
+    .option('--allow-plaintext', 'clients without TLS may come from other hosts')
+    .option('--allow <rule>', 'CLIENT=EXPORT[:ro]; only what rules say, but to the owner', collect)
+    .option('--allow-file <file>', 'such rules, one a line')
 }
 
 export function fuseTransportOption(): Option {

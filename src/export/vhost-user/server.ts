@@ -3,8 +3,7 @@
  * a time (whoever comes while another is there is turned away, as a drive has one user).
  */
 import { endianness } from 'node:os'
-import { assert } from '../../base/assert.ts'
-import { OperatingError } from '../../base/errors.ts'
+import { assert, must } from '../../base/assert.ts'
 import type { DescriptorIo, DescriptorSocket } from '../../io/descriptors.ts'
 import type { Io, IoListener } from '../../io/io.ts'
 import { describePeer } from '../../io/peer-identity.ts'
@@ -15,16 +14,19 @@ import { DeviceMemory, MemoryShare } from './device-memory.ts'
 
 /** Of the arena, for the payload of all connections. */
 const ARENA_FRACTION = 1 / 8
+/** Offered by every disk: one for each processor of a usual guest. */
+const QUEUE_COUNT = 16
 /** How long a new size of a disk may be unknown to its guest. */
 const TICK_MS = 250
 
 export interface VhostUserOptions {
-  /** Queues a disk offers. */
-  readonly queueCount: number
   /** Of the sockets. */
   readonly mode: number
-  /** What whoever connects gets to see; null: nothing. */
-  readonly directoryOf: (peer: PeerIdentity) => ExportDirectory | null
+  /**
+   * What whoever connects gets to see; null: nothing. `isReadOnly`: the socket is one on which
+   * nothing is written.
+   */
+  readonly directoryOf: (peer: PeerIdentity, isReadOnly: boolean) => ExportDirectory | null
   /** Told when a front end has gone or was turned away, and why. */
   readonly onDisconnect?: (peer: string, exportName: string, reason: string) => void
 }
@@ -54,16 +56,15 @@ export class VhostUserServer {
   #isClosing = false
   #onEmpty: (() => void) | null = null
 
-  /** Throws `unsupported` where no descriptors can be passed, or bytes lie the other way round. */
+  static isPossible(io: Io): boolean {
+    return io.descriptors !== undefined && endianness() === 'LE'
+  }
+
+  /** `isPossible(io)`: descriptors can be passed, and bytes lie as guests have them. */
   constructor(io: Io, options: VhostUserOptions) {
-    const descriptors = io.descriptors?.() ?? null
-    if (descriptors === null || endianness() !== 'LE') {
-      throw new OperatingError('unsupported', 'vhost-user is not to be had on this host', {
-        hint: 'It takes io_uring, the addon and a little-endian processor; NBD takes none of them.',
-      })
-    }
+    assert(VhostUserServer.isPossible(io), 'vhost-user is to be had here')
     this.#io = io
-    this.#descriptors = descriptors
+    this.#descriptors = must(io.descriptors?.(), 'descriptors')
     this.#options = options
     this.#share = new MemoryShare(io.arena, io.arena.sizeBytes * ARENA_FRACTION)
     this.#tick()
@@ -127,7 +128,7 @@ export class VhostUserServer {
       socket.close()
       this.#options.onDisconnect?.(socket.peer, place.name, reason)
     }
-    const directory = this.#options.directoryOf(socket.identity)
+    const directory = this.#options.directoryOf(socket.identity, place.isReadOnly)
     if (directory === null) return refuse(`not for ${describePeer(socket.identity)}`)
     if (this.#isClosing) return refuse('the server is shutting down')
     if (place.connection !== null) return refuse('another front end has the disk')
@@ -139,7 +140,7 @@ export class VhostUserServer {
       return refuse('there is no such disk')
     }
     const connection = new Connection(this.#io, this.#descriptors, socket, memory, target, {
-      queueCount: this.#options.queueCount,
+      queueCount: QUEUE_COUNT,
       onClosed: (closed, reason) => {
         this.#connections.delete(closed)
         if (place.connection === closed) place.connection = null

@@ -159,6 +159,17 @@ export class FakeService implements PoolService {
     this.#maybeFail()
   }
 
+  async exportSocket(request: shape.SocketRequest): Promise<shape.ExportSocket> {
+    this.#maybeFail()
+    const { name, path, readOnly } = request
+    return { name, path: path ?? `/pool/vhost-user/${name}.sock`, readOnly }
+  }
+
+  async withdrawSocket(name: string): Promise<shape.ExportSocket[]> {
+    this.#maybeFail()
+    return [{ name, path: `/pool/vhost-user/${name}.sock`, readOnly: false }]
+  }
+
   async attach(request: shape.AttachRequest): Promise<shape.DeviceInfo> {
     this.#maybeFail()
     const { sizeBytes } = await this.volume(request.name.split('@')[0])

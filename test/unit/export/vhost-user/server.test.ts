@@ -46,7 +46,6 @@ async function rig(
   const target = new MemoryTarget({ arena: io.arena, name: 'disk', sizeBytes: 8 * MIB, ...options })
   const reasons: string[] = []
   const server = new VhostUserServer(io, {
-    queueCount: 4,
     mode: 0o600,
     directoryOf: () => ({ list: () => [], open: () => target }),
     onDisconnect: (_peer, _name, reason) => reasons.push(reason),
