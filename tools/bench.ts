@@ -13,6 +13,7 @@ import { tryParseSize } from '../src/base/units.ts'
 import { benchClones } from './bench/clones.ts'
 import { benchCrowd } from './bench/crowd.ts'
 import { recordFolder, writeDocument } from './bench/docs-tables.ts'
+import { benchFiles } from './bench/files.ts'
 import { benchFuse } from './bench/fuse.ts'
 import { benchImport } from './bench/import.ts'
 import { benchMemory } from './bench/memory.ts'
@@ -41,6 +42,7 @@ const BENCHMARKS: Record<string, Benchmark> = {
   memory: { measure: benchMemory },
   vhost: { measure: benchVhost },
   fuse: { measure: benchFuse },
+  files: { measure: benchFiles },
   recovery: { measure: benchRecovery },
   clones: { measure: benchClones },
   usage: { measure: benchUsage },
@@ -58,6 +60,7 @@ const USAGE = `Usage: npm run bench -- BENCHMARK|all|docs [options]
   memory      resident memory of varve serve while 20 GiB are moved; pauses of its collector
   vhost       through shared memory, with and without a guest, beside qemu-storage-daemon
   fuse        a disk as a file, beside qemu-storage-daemon and beside libfuse
+  files       a writable copy of an image as a file, beside cp and reflinks of btrfs and XFS
   recovery    kill -9 after 1 GiB, with and without checkpoints, then the time to reopen
   clones      1,000 clones of a 100 GiB volume in one command
   usage       counting who uses what: 1,000 snapshots, 100 clones
