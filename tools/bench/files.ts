@@ -1,6 +1,6 @@
 /**
- * `bench files`: a writable copy of an image as a file, made by a clone of ours, by a plain copy and
- * by the reflinks of btrfs and XFS; what making it takes, then how it is read and written with
+ * `bench files`: a writable copy of an image as a file, made by a clone of ours, by a plain copy
+ * and by the reflinks of btrfs and XFS; what making it takes, then how it is read and written with
  * O_DIRECT. What it was copied from stays, so that what is written first has to leave that alone.
  */
 import { mkdirSync } from 'node:fs'
