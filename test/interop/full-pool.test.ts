@@ -17,7 +17,7 @@ import { NbdClient } from '../support/nbd-client.ts'
 import { SmallDisk, noSmallDisk } from '../support/small-disk.ts'
 import { ServedPool, mustVarve, varve } from '../support/varve-process.ts'
 import { buildInitramfs, findGuestKernel } from './guest-kernel.ts'
-import { WritingGuest, writingScript } from './writing-guest.ts'
+import { WritingGuest, nbdDrive, writingScript } from './writing-guest.ts'
 
 t.setTimeout(600_000)
 
@@ -239,8 +239,7 @@ async function stopAndGoOn(t: Test, pool: string, work: string, fill: () => void
   const guest = await WritingGuest.boot({
     kernelPath: kernel.kernelPath,
     initramfsPath,
-    nbdSocketPath: served.socketPath,
-    exportName: 'drive',
+    driveArgs: nbdDrive(served.socketPath, 'drive'),
     monitorPath: join(work, 'monitor'),
   })
   t.teardown(() => guest.kill())

@@ -40,6 +40,26 @@ $b poweroff -f
 `
 }
 
+/** An NBD export as the drive; a write without space stops the guest. */
+export function nbdDrive(socketPath: string, exportName: string): string[] {
+  const server = { type: 'unix', path: socketPath }
+  const drive = { driver: 'nbd', 'node-name': 'drive', export: exportName, server }
+  return [
+    ...['-blockdev', JSON.stringify(drive)],
+    ...['-device', 'virtio-blk-pci,drive=drive,werror=enospc'],
+  ]
+}
+
+/** A vhost-user socket as the drive, come back to when its server does; `device`: more options. */
+export function vhostUserDrive(socketPath: string, device = ''): string[] {
+  return [
+    ...['-object', 'memory-backend-memfd,id=memory,size=192M,share=on'],
+    ...['-machine', 'memory-backend=memory'],
+    ...['-chardev', `socket,id=drive,path=${socketPath},reconnect=1`],
+    ...['-device', `vhost-user-blk-pci,chardev=drive${device}`],
+  ]
+}
+
 export interface MonitorEvent {
   event: string
   data?: Record<string, unknown>
@@ -59,16 +79,13 @@ export class WritingGuest {
     child.stderr?.on('data', (bytes: Buffer) => (this.#console += bytes.toString()))
   }
 
-  /** Boots with the NBD export as its drive; a write without space stops it. */
+  /** `driveArgs`: of QEMU, for its drive; see `nbdDrive` and `vhostUserDrive`. */
   static async boot(options: {
     kernelPath: string
     initramfsPath: string
-    nbdSocketPath: string
-    exportName: string
+    driveArgs: readonly string[]
     monitorPath: string
   }): Promise<WritingGuest> {
-    const server = { type: 'unix', path: options.nbdSocketPath }
-    const drive = { driver: 'nbd', 'node-name': 'drive', export: options.exportName, server }
     const child = spawn(
       'qemu-system-x86_64',
       [
@@ -76,8 +93,7 @@ export class WritingGuest {
         ...['-display', 'none', '-no-reboot', '-serial', 'stdio'],
         ...['-kernel', options.kernelPath, '-initrd', options.initramfsPath],
         ...['-append', 'console=ttyS0 panic=-1 quiet'],
-        ...['-blockdev', JSON.stringify(drive)],
-        ...['-device', 'virtio-blk-pci,drive=drive,werror=enospc'],
+        ...options.driveArgs,
         ...['-qmp', `unix:${options.monitorPath},server=on,wait=off`],
       ],
       { stdio: ['ignore', 'pipe', 'pipe'] },

@@ -8,9 +8,9 @@
  *     8    u16  version (1), u16 count of descriptors
  *     12   u16  first id of the batch, u16 ids in it
  *     16   u16  next to use after the batch, with its wrap counter on top; u16 before it
- *     32   per descriptor, 32 bytes: u8 at work, -, u16 next entry, u16 next id of the batch,
  *     32   per descriptor, 32 bytes: u8 at work, -, u16 next entry, u16 next id of the batch, u16
  *          descriptors, u64 order, u16 entry of the first copy, u16 flags, u32 length, u64 address
+ *
  * The first half of an entry is about the buffer of that id, the second is a copy of a descriptor.
  */
 import { assert, must } from '../../base/assert.ts'
