@@ -33,7 +33,9 @@ export async function runControl(world: World, operation: ControlOperation): Pro
     return
   }
   if (code !== null) throw new SimViolation(`${title} was taken, must be refused: ${code}`)
-  if (operation.isDurable) world.history.requireAll()
+  if (!operation.isDurable) return
+  world.history.requireAll()
+  world.notePromise()
 }
 
 /**

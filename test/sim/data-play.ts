@@ -59,6 +59,7 @@ function newStep(world: World): DataStep {
     guest: (volume) => world.guest(volume),
     mayFailToRead: () => world.isTainted,
     contents: world.contents,
+    promised: () => world.notePromise(),
     log: (line) => world.note(line),
   })
 }

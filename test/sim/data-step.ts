@@ -30,6 +30,8 @@ export interface DataContext {
   /** Something is damaged: a read may give an error. */
   mayFailToRead(): boolean
   contents: Contents
+  /** A flush, or a request with FUA, was answered. */
+  promised(): void
   log: (line: string) => void
 }
 
@@ -204,7 +206,8 @@ export class DataStep implements TargetCompletion {
     if (crowded >= 0) return this.#drawWithin(kind, volume, geometry, crowded)
     const window = prng.pick(geometry.windows)
     const lengthMax = Math.min(window.blockCount, prng.pick([1, 2, 8, 64, 256]))
-    const blockCount = prng.between(1, lengthMax)
+    // As clients do, of some lengths more often than of others.
+    const blockCount = prng.chance(0.5) ? lengthMax : prng.between(1, lengthMax)
     const firstBlock = prng.below(window.blockCount - blockCount + 1)
     let firstSector = firstBlock * SECTORS_PER_BLOCK
     let sectorCount = blockCount * SECTORS_PER_BLOCK
@@ -399,7 +402,9 @@ export class DataStep implements TargetCompletion {
   #noteChange(request: Request): void {
     if (request.result === 0) {
       this.#answered.push(request)
-      if (request.isFua) this.#require(request)
+      if (!request.isFua) return
+      this.#require(request)
+      this.#context.promised()
     } else if (request.result === -Errno.ENOSPC) {
       this.noSpaceCount += 1
       this.#undo(request)
@@ -425,6 +430,7 @@ export class DataStep implements TargetCompletion {
     }
     this.#context.history.requireBefore(this.step)
     for (const earlier of this.#answered.slice(0, request.answeredBefore)) this.#require(earlier)
+    this.#context.promised()
   }
 
   #require(request: Request): void {

@@ -205,9 +205,9 @@ async function playReopen(world: World): Promise<void> {
 
 function playCrash(world: World): void {
   const { prng } = world
-  if (prng.chance(0.4)) {
+  if (prng.chance(0.5)) {
     world.planCut()
-    world.note('crash at a write or sync')
+    world.note('crash at an event')
     return
   }
   world.turnsLeft = prng.pick([0, prng.below(10), prng.below(200)])

@@ -42,6 +42,8 @@ const PLENTY_BYTES = 2 ** 40
 /** Enough where no filesystem is mounted, and little enough to run short of now and then. */
 const SMALL_ARENA_BYTES = 16 * 1024 * 1024
 /** Where a cut hurts most. */
+const CUT_OPERATIONS = ['write', 'sync', 'answer'] as const
+type CutOperation = (typeof CUT_OPERATIONS)[number]
 const CUT_PATHS = ['superblock', '.seg', ''] as const
 const CUT_RECOVERY_CHANCE = 0.2
 const ROT_AT_BOOT_CHANCE = 0.3
@@ -71,7 +73,7 @@ export class World {
   owesFailure = false
   longReads: LongRead[] = []
   /** The world ends soon after so many more of these; null: no such end is planned. */
-  #cut: { operation: 'write' | 'sync'; path: string; leftCount: number } | null = null
+  #cut: { operation: CutOperation; path: string; leftCount: number } | null = null
   /** A disk without room, which a crash or a close does not give any. */
   staysFull = false
   /** The page cache has what no sync will write any more. */
@@ -184,15 +186,21 @@ export class World {
     this.#isCacheAhead = true
   }
 
-  /** The world ends soon after some more writes to the disk, or syncs. */
+  /** The world ends soon after some more writes, syncs or promises that something is durable. */
   planCut(): void {
     const { prng } = this
-    const path = prng.pick(CUT_PATHS)
-    const leftCount = prng.between(1, prng.pick(path === 'superblock' ? [1, 3] : [3, 30]))
-    this.#cut = { operation: prng.pick(['write', 'sync']), path, leftCount }
+    const operation = prng.pick(CUT_OPERATIONS)
+    const path = operation === 'answer' ? '' : prng.pick(CUT_PATHS)
+    const leftCount = prng.between(1, prng.pick(path === '.seg' ? [3, 30] : [1, 3]))
+    this.#cut = { operation, path, leftCount }
   }
 
-  #countToCut(operation: 'write' | 'sync', path: string): void {
+  /** A client was told that something is durable. */
+  notePromise(): void {
+    this.#countToCut('answer', '')
+  }
+
+  #countToCut(operation: CutOperation, path: string): void {
     const cut = this.#cut
     if (cut === null || operation !== cut.operation || !path.includes(cut.path)) return
     cut.leftCount -= 1

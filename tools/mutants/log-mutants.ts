@@ -141,6 +141,13 @@ const RECOVERY: readonly Mutant[] = [
     bug: 'a growth that is alone in its record is not replayed: I2',
   },
   {
+    name: 'disk-ids-used-again',
+    file: 'src/pool/recover.ts',
+    before: '  catalogue.reserveIdsBelow(superblock.nextDiskId)\n',
+    after: '',
+    bug: 'after a reopening a new disk gets the id of one that was removed',
+  },
+  {
     name: 'import-not-adopted',
     file: 'src/pool/recover.ts',
     before: 'if (operation.importId !== 0) this.adoptedIds.add(operation.importId)\n',
