@@ -80,13 +80,13 @@ function small(pattern: 'randread' | 'randwrite', queueDepth: number): Workload 
 /**
  * The workloads of the comparison. Reads come first, on a disk written in order that is still in
  * the page cache; then sequential writes: a log scatters what is overwritten at random, and what
- * that costs is a question of its own.
+ * that costs is a question of its own. First writes come last: what they bring into the page cache
+ * would drive out what is overwritten in place.
  */
 export const COMPARED_WORKLOADS: readonly Workload[] = [
   ...bulk('read', 'read'),
   small('randread', 1),
   small('randread', 32),
-  ...bulk('first write', 'write', true),
   ...bulk('overwrite', 'write'),
   small('randwrite', 1),
   small('randwrite', 32),
@@ -95,6 +95,7 @@ export const COMPARED_WORKLOADS: readonly Workload[] = [
     name: '4 KiB random write QD32, flush every 32',
     flushEvery: 32,
   },
+  ...bulk('first write', 'write', true),
 ]
 
 /** Of a run that is limited by time, what is not counted at its beginning. */

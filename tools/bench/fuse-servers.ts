@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { run, Server } from '../command.ts'
-import { serveVarve, varve } from './servers.ts'
+import { BESIDE_OTHERS, serveVarve, varve } from './servers.ts'
 
 export type FuseServerKind = 'varve' | 'qemu-storage-daemon' | 'varve fuse-native'
 
@@ -45,7 +45,11 @@ async function startVarve(
   await varve(pool, 'import', image, 'disk')
   const transport = kind === 'varve' ? 'native' : 'fuse-native'
   const forget = unmountAtExit(mountPath)
-  const server = await serveVarve(pool, '--fuse', mountPath, '--fuse-transport', transport)
+  const server = await serveVarve(
+    pool,
+    ...BESIDE_OTHERS,
+    ...['--fuse', mountPath, '--fuse-transport', transport],
+  )
   return {
     kind,
     description: `varve serve --fuse-transport ${transport}, checksums verified on read`,

@@ -9,7 +9,7 @@ import { readGcPauses, recordGc, type GcPauses } from './gc-pauses.ts'
 import { fillDisk } from './nbd.ts'
 import { memoryOf } from './process-cost.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
-import { startVarve } from './servers.ts'
+import { serveVarveWith, varve, varveUri } from './servers.ts'
 
 const MOVED_BYTES: number = 20 * GIB
 const QUICK_MOVED_BYTES: number = 256 * MIB
@@ -44,16 +44,18 @@ interface Resident {
 export async function benchMemory(options: BenchOptions): Promise<BenchReport> {
   const sizeBytes = options.sizeBytes ?? (options.isQuick ? 64 * MIB : 4 * GIB)
   const gcPath = join(options.folder, 'gc')
-  const started = await startVarve(options.folder, sizeBytes, recordGc(gcPath))
-  const { server, uri, description } = started
+  const pool = join(options.folder, 'pool')
+  await varve(pool, 'init')
+  await varve(pool, 'create', 'disk', String(sizeBytes))
+  const server = await serveVarveWith(recordGc(gcPath), pool)
   let resident: Resident
   try {
-    resident = await moveMuch(server.pid, uri, sizeBytes, options)
+    resident = await moveMuch(server.pid, varveUri(pool, 'disk'), sizeBytes, options)
     server.mustRun()
   } finally {
     await server.stop()
   }
-  return describe(description, resident, readGcPauses(gcPath))
+  return describe(resident, readGcPauses(gcPath))
 }
 
 async function moveMuch(
@@ -82,7 +84,7 @@ async function moveMuch(
   return { atStartBytes, filledBytes, halfWayBytes, peakBytes, atEndBytes, movedBytes, samples }
 }
 
-function describe(description: string, resident: Resident, gc: GcPauses): BenchReport {
+function describe(resident: Resident, gc: GcPauses): BenchReport {
   const { atStartBytes, filledBytes, halfWayBytes, peakBytes, atEndBytes, movedBytes } = resident
   const rows = [
     ['just started', atStartBytes],
@@ -124,6 +126,6 @@ function describe(description: string, resident: Resident, gc: GcPauses): BenchR
       },
     ],
     notes: [`Of ${gc.threadCount} thread(s) of JavaScript.`],
-    json: { description, ...resident, gc },
+    json: { ...resident, gc },
   }
 }

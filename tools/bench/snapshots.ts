@@ -8,7 +8,7 @@ import { run } from '../command.ts'
 import { COMPARED_WORKLOADS, type Workload } from './fio.ts'
 import type { Bar, BenchOptions, BenchReport, BenchTable, Plot } from './report.ts'
 import { measureRounds, rateOf, unitOf, type Measured } from './rounds.ts'
-import { serveVarve, varve } from './servers.ts'
+import { BESIDE_OTHERS, serveVarve, varve } from './servers.ts'
 import { qcow2Chain, qcow2Internal, varveDisk } from './snapshot-subjects.ts'
 import type { Amounts, DeepDisk } from './snapshot-subjects.ts'
 import { median, pairRatios, withSpread } from './statistics.ts'
@@ -37,7 +37,7 @@ export async function benchSnapshots(options: BenchOptions): Promise<BenchReport
   const prepared: Prepared = { amounts, depths, disks: [], failures: [] }
   const pool = join(options.folder, 'pool')
   await varve(pool, 'init')
-  const server = await serveVarve(pool)
+  const server = await serveVarve(pool, ...BESIDE_OTHERS)
   try {
     for (const depth of depths) {
       options.say(`varve: a disk with ${depth} snapshots`)

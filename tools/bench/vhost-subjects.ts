@@ -8,7 +8,14 @@ import { buildInitramfs, findGuestKernel } from '../../test/interop/guest-kernel
 import { run } from '../command.ts'
 import { projectRoot } from '../project.ts'
 import type { FioLimits, FioResult, Workload } from './fio.ts'
-import { qcow2Nodes, serveVarve, startStorageDaemon, varve, varveUri } from './servers.ts'
+import {
+  BESIDE_OTHERS,
+  qcow2Nodes,
+  serveVarve,
+  startStorageDaemon,
+  varve,
+  varveUri,
+} from './servers.ts'
 import type { Contender, StartedService } from './servers.ts'
 
 export interface VhostContender extends Contender {
@@ -35,9 +42,9 @@ async function startVarve(home: string, sizeBytes: number): Promise<StartedServi
   await varve(pool, 'init')
   await varve(pool, 'create', 'disk', String(sizeBytes))
   return {
-    description: 'varve serve --vhost-user, checksums verified on read',
+    description: 'varve serve --settle off --vhost-user, checksums verified on read',
     uri: varveUri(pool, 'disk'),
-    server: await serveVarve(pool, '--vhost-user', sockets),
+    server: await serveVarve(pool, ...BESIDE_OTHERS, '--vhost-user', sockets),
     tidy: () => Promise.resolve(),
   }
 }
