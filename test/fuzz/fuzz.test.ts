@@ -13,7 +13,7 @@ import { PLANTED_BUGS } from './plants.ts'
 import { TARGET_GROUPS } from './registry.ts'
 import { runJob } from './run-job.ts'
 
-t.setTimeout(600_000)
+t.setTimeout(1_200_000)
 
 const SMOKE_EXECUTION_COUNT = 400
 /** A whole pool takes a thousand times as long as a page. */
@@ -57,6 +57,13 @@ t.test('the same seed finds the same way', async (t) => {
   const two = await runJob({ ...OPTIONS, targets: ['record'], corpusPath: null })
   const facts = ([report]: typeof one): number[] => [report.edgeCount, report.corpusCount]
   t.strictSame(facts(one), facts(two))
+})
+
+t.test('a job that dies without a word is told, by target and seed', async (t) => {
+  const from = 'export function decodeNode(memory, offsetBytes, level) {'
+  const plant = { module: '/format/node.js', from, to: `${from} process.exit(0);` }
+  const options = { ...OPTIONS, targets: ['node'], seed: 7, plant, corpusPath: null }
+  await t.rejects(runJob(options), { code: 'io', message: /^node, seed 7: exit code 0, no report/ })
 })
 
 for (const { name, target, plant, executionCount } of PLANTED_BUGS) {
