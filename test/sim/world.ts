@@ -477,8 +477,11 @@ export class World {
       return
     }
     const damaged = disk.damaged()
-    // The other one leads to the same state: nothing may be refused, nothing lost.
-    const isOfOnePage = damaged.length === 1 && damaged[0].path.endsWith('/superblock')
+    // The other one leads to the same state, if it is whole: nothing may be refused, nothing lost.
+    const isOfOnePage =
+      damaged.length === 1 &&
+      damaged[0].path.endsWith('/superblock') &&
+      (this.maker.tailSegment?.(disk) ?? 0) > 0
     const hasDamage = damaged.length > 0 && !isOfOnePage
     this.#isTainted = this.isFenced || hasDamage || disk.hasFaults
     this.#oldDamageCount = disk.damageCount
