@@ -57,10 +57,10 @@ function pictureName(record: BenchRecord, id: string): string {
 /** Rewrites the document, and the pictures, from the records in a folder; names what it found. */
 export function writeDocument(folder: string): string[] {
   const document = readFileSync(documentPath, 'utf8')
-  const records = documentedBenchmarks(document).flatMap(
-    (benchmark) => tryReadRecord(folder, benchmark) ?? [],
-  )
-  if (records.length === 0) throw new Error(`${folder} has no record of any benchmark`)
+  const records = documentedBenchmarks(document)
+    .flatMap((benchmark) => tryReadRecord(folder, benchmark) ?? [])
+    .filter(({ isQuick }) => !isQuick)
+  if (records.length === 0) throw new Error(`${folder} has no record that is not of a quick run`)
   const text = withTables(document, records)
   for (const record of records) {
     for (const plot of record.plots) {

@@ -1,5 +1,5 @@
 /** Pictures for docs/: lines and ratios as SVG, readable on a light page and on a dark one. */
-import { shortNumber, type LinePlot, type Plot, type RatioPlot } from './report.ts'
+import type { LinePlot, Plot, RatioPlot } from './report.ts'
 
 const WIDTH = 720
 const LINE_HEIGHT = 360
@@ -34,7 +34,7 @@ function linesSvg({ title, xLabel, yLabel, series }: LinePlot): string {
     text(frame.left, 18, title, 'font-weight="bold"'),
     ...yTicks.flatMap((y) => [
       line([frame.left, atY(y)], [frame.right, atY(y)], `stroke="${GREY}" stroke-opacity="0.3"`),
-      text(frame.left - 6, atY(y) + 4, shortNumber(y), 'text-anchor="end"'),
+      text(frame.left - 6, atY(y) + 4, String(y), 'text-anchor="end"'),
     ]),
     ...xs.map((x) => text(atX(x), frame.bottom + 18, String(x), 'text-anchor="middle"')),
     text((frame.left + frame.right) / 2, LINE_HEIGHT - 8, xLabel, 'text-anchor="middle"'),
@@ -78,12 +78,12 @@ function ratiosSvg({ title, seriesNames, groups }: RatioPlot): string {
     ...legend(seriesNames, 6, 38),
     ...xTicks.flatMap((x) => [
       upright(x, `stroke="${GREY}" stroke-opacity="0.3"`),
-      text(atX(x), frame.bottom + 18, shortNumber(x), 'text-anchor="middle"'),
+      text(atX(x), frame.bottom + 18, String(x), 'text-anchor="middle"'),
     ]),
+    upright(1, `stroke="${GREY}" stroke-width="2"`),
     ...groups.flatMap((group, index) =>
       groupBars(group, frame, frame.top + index * groupHeight, atX),
     ),
-    upright(1, `stroke="${GREY}" stroke-width="2"`),
   ]
   return document(height, title, parts)
 }
