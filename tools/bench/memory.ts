@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { GIB, MIB, formatSize } from '../../src/base/units.ts'
 import { fio, type Workload } from './fio.ts'
 import { readGcPauses, recordGc, type GcPauses } from './gc-pauses.ts'
-import { fillDisk } from './nbd.ts'
+import { fillDisk, RESIDENT_MIB_MAX } from './nbd.ts'
 import { memoryOf } from './process-cost.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
 import { serveVarveWith, varve, varveUri } from './servers.ts'
@@ -15,7 +15,6 @@ const MOVED_BYTES: number = 20 * GIB
 const QUICK_MOVED_BYTES: number = 256 * MIB
 const SAMPLE_INTERVAL_MS = 250
 
-const RESIDENT_MIB_MAX = 300
 const PAUSE_P99_MS_MAX = 5
 
 /** Half reads, half writes, of the sizes that guests mix. */

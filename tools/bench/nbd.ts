@@ -26,6 +26,9 @@ import { median, withSpread } from './statistics.ts'
 const FIRST_WRITE_BYTES: number = 512 * MIB
 const QUICK_FIRST_WRITE_BYTES: number = 16 * MIB
 
+/** Of our server, with default budgets, after any of these loads. */
+export const RESIDENT_MIB_MAX = 300
+
 interface Sizes {
   filledBytes: number
   firstWriteBytes: number
@@ -157,6 +160,7 @@ export function nbdBars(comparison: Comparison): Bar[] {
 
 function describe(prepared: Prepared, measured: Measured, options: BenchOptions): BenchReport {
   const { services, work, sizes, pageCache } = prepared
+  const ours = services.at(0)
   const volatile = services.filter(({ contender }) => contender.isVolatile === true)
   const withoutRatio = new Set(volatile.map(({ contender }) => contender.family))
   const comparison = { subjects: subjectsOf(services), withoutRatio, measured }
@@ -174,7 +178,7 @@ function describe(prepared: Prepared, measured: Measured, options: BenchOptions)
   ]
   return {
     tables,
-    bars: services[0]?.contender.family === 'varve' ? nbdBars(comparison) : [],
+    bars: ours?.contender.family === 'varve' ? [...nbdBars(comparison), memoryBar(ours)] : [],
     plots: [ratioPlot('varve ÷ the others over NBD', comparison)],
     notes: [describeCache(sizes, measured), describePageCache(pageCache)],
     json: {
@@ -194,6 +198,12 @@ function describe(prepared: Prepared, measured: Measured, options: BenchOptions)
       })),
     },
   }
+}
+
+function memoryBar({ server }: NbdService): Bar {
+  const measured = memoryOf(server.pid).residentBytes / MIB
+  const demanded = { atMost: RESIDENT_MIB_MAX }
+  return { what: 'resident after all of it', demanded, measured, unit: 'MiB' }
 }
 
 function memoryTable(services: readonly NbdService[]): BenchTable {
