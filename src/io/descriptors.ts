@@ -58,8 +58,13 @@ export interface DescriptorIo {
   /** A memory file of zeros that cannot be resized. */
   createMemory(sizeBytes: number): number
   isEvent(fd: number): boolean
-  /** Completes when the event has been signalled, with -errno otherwise. For `cancelWait`. */
+  /**
+   * Takes what an event was signalled; completes when it has been. For `cancelWait`. Older kernels
+   * do not wait where the event is nonblocking: -EAGAIN, and then `awaitReadable` does.
+   */
   awaitEvent(fd: number, completion: IoCompletion, tag: number): number
+  /** The same, but what was signalled stays there. */
+  awaitReadable(fd: number, completion: IoCompletion, tag: number): number
   /** What waits completes soon, with -ECANCELED unless it was signalled just before. */
   cancelWait(wait: number): void
   /** Signals the first `count` of `fds`; what is no event is passed over. */

@@ -157,6 +157,10 @@ export class RingDescriptors implements DescriptorIo {
     return this.#ring.read(fd, 0, this.#eventOffset, EVENT_BYTES, completion, tag)
   }
 
+  awaitReadable(fd: number, completion: IoCompletion, tag: number): number {
+    return this.#ring.awaitReadable(fd, completion, tag)
+  }
+
   cancelWait(wait: number): void {
     this.#ring.cancel(wait)
   }

@@ -29,7 +29,11 @@ class KickWait implements IoCompletion {
   }
 
   ioComplete(_tag: number, result: number): void {
-    if (this.#isClosed || (result < 0 && result !== -Errno.EAGAIN && result !== -Errno.EINTR)) {
+    if (result === -Errno.EAGAIN && !this.#isClosed) {
+      this.#wait = this.#descriptors.awaitReadable(this.#fd, this, 0)
+      return
+    }
+    if (this.#isClosed || (result < 0 && result !== -Errno.EINTR)) {
       this.#isOver = true
       this.#descriptors.closeDescriptor(this.#fd)
     } else {

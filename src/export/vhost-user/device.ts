@@ -28,11 +28,11 @@ import {
   isRequest,
 } from './block-request.ts'
 import type { DeviceMemory } from './device-memory.ts'
+import { DeviceQueue } from './device-queue.ts'
 import { DiskOperations } from './disk-operation.ts'
 import type { DiskOperation } from './disk-operation.ts'
 import { OPERATION_COUNT_MAX, REQUEST_COUNT_MAX } from './limits.ts'
 import { MemoryMap } from './memory-map.ts'
-import { DeviceQueue } from './device-queue.ts'
 import type { Virtqueue } from './virtqueue.ts'
 
 export interface DeviceOwner {
@@ -140,7 +140,7 @@ export class BlockDevice implements TurnHook, TargetCompletion {
     }
     this.#retryBlocked()
     if (!this.#isPaused) {
-      for (const [index, queue] of this.#queues.entries()) this.#fetch(index, queue)
+      for (let index = 0; index < this.#queues.length; index += 1) this.#fetch(index)
     }
     this.#publish()
     if (this.#isPaused && this.isQuiet) this.#owner.deviceQuiet()
@@ -158,7 +158,8 @@ export class BlockDevice implements TurnHook, TargetCompletion {
     this.#io.atTurnEnd(this)
   }
 
-  #fetch(index: number, queue: DeviceQueue): void {
+  #fetch(index: number): void {
+    const queue = this.#queues[index]
     const ring = queue.ring
     if (ring === null || !queue.isEnabled) return
     for (;;) {

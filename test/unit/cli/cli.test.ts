@@ -387,3 +387,13 @@ t.test('scrub says what it found, whom it hits, and by its exit code what is los
   t.equal((await run({ service }, 'scrub', '--pause', '--status')).code, 2)
   t.equal((await run({ service }, 'scrub', '--rate', '0')).code, 2)
 })
+
+t.test('export-socket says where a disk is to be found, and what it takes back', async (t) => {
+  const service = await filled()
+  const asked = await run({ service }, 'export-socket', 'web', '--path', '/run/w', '-o', 'json')
+  t.match(JSON.parse(asked.out), { socket: { name: 'web', path: '/run/w', readOnly: false } })
+  const removed = await run({ service }, 'export-socket', 'web', '--remove')
+  t.match(removed.out, /web\s+write\s+\/pool\/vhost-user\/web\.sock/)
+  const both = await run({ service }, 'export-socket', 'web', '--remove', '--read-only')
+  t.equal(both.code, 2)
+})

@@ -7,10 +7,13 @@ import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
 import type { Test } from 'tap'
 import { must } from '../../../../src/base/assert.ts'
+import { Chain } from '../../../../src/export/vhost-user/chain.ts'
 import { BlockType } from '../../../../src/export/vhost-user/block-request.ts'
 import { F_VERSION_1 } from '../../../../src/export/vhost-user/features.ts'
+import { MemoryMap } from '../../../../src/export/vhost-user/memory-map.ts'
 import { Request, encodeUint64 } from '../../../../src/export/vhost-user/message.ts'
 import { VhostUserServer } from '../../../../src/export/vhost-user/server.ts'
+import { WINDOW_BYTES } from '../../../../src/io/descriptors.ts'
 import type { Io } from '../../../../src/io/io.ts'
 import { openIo } from '../../../../src/io/open-io.ts'
 import { tryLoadBinding } from '../../../../src/native/binding.ts'
@@ -328,4 +331,32 @@ t.test('memory that is taken away ends the connection and nothing else', { skip 
   t.equal((await honest.flush()).status, OK)
   closeSync(fd)
   unlinkSync(path)
+})
+
+t.test('memory larger than a window is one range all the same', { skip }, async (t) => {
+  const io = await openIo({ kind: 'ring', arenaBytes: 16 * MIB })
+  const descriptors = must(io.descriptors?.(), 'descriptors')
+  const sizeBytes = 2 * WINDOW_BYTES + 8 * MIB
+  const fd = descriptors.createMemory(sizeBytes)
+  const mapping = descriptors.map(fd, 0, sizeBytes)
+  if (typeof mapping === 'number') throw new Error(`errno ${-mapping}`)
+  const region = { guestAddress: 4096, userAddress: 8192, fileOffset: 0, sizeBytes }
+  const map = new MemoryMap([{ ...region, windows: mapping.windows }])
+  for (const boundary of [WINDOW_BYTES, 2 * WINDOW_BYTES]) {
+    const chain = new Chain()
+    chain.clear()
+    t.equal(chain.add(map, 4096 + boundary - 3, 8, false), null)
+    chain.seek(0)
+    chain.copyIn(map, Buffer.from('01234567'), 0, 8)
+    const back = Buffer.alloc(8)
+    chain.seek(2)
+    chain.copyOut(map, back, 0, 6)
+    t.equal(back.toString('latin1', 0, 6), '234567')
+    const ring = must(map.tryRange(8192 + boundary - 3, 8), 'a ring across the end of a window')
+    t.equal(Buffer.from(ring.buffer, ring.byteOffset, 8).toString(), '01234567')
+  }
+  t.equal(map.windowOf(4096 + sizeBytes), -1)
+  mapping.close()
+  descriptors.closeDescriptor(fd)
+  await io.shutdown()
 })
