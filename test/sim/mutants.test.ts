@@ -9,7 +9,7 @@ import { simulate } from '../../tools/mutants/simulation.ts'
 /** As many as were promised. */
 const MUTANT_COUNT_MIN = 32
 /** Caught by one of the first seeds. */
-const QUICK: readonly string[] = ['footer-not-noted', 'journal-without-sync']
+const QUICK: readonly string[] = ['failed-sync-forgotten', 'footer-not-noted']
 const QUICK_SEED_COUNT = 12
 
 t.setTimeout(600_000)
