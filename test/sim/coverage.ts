@@ -10,7 +10,7 @@ import { SegmentStore } from '../../src/segment/segment-store.ts'
 import { interpose } from '../support/interpose.ts'
 
 /** Takes thousands of seeds; `test/unit/pool/settle.test.ts` brings them about. */
-const RARE: readonly string[] = ['aliasProbeCount']
+const RARE: readonly string[] = ['resolvedChainCount', 'chainCount', 'aliasProbeCount']
 
 export class Coverage {
   /** Runs of reclaim and settle that ended by themselves. */
