@@ -40,10 +40,10 @@ $b poweroff -f
 `
 }
 
-/** An NBD export as the drive; a write without space stops the guest. */
-export function nbdDrive(socketPath: string, exportName: string): string[] {
+/** An NBD export as the drive; a write without space stops the guest. `client`: more options. */
+export function nbdDrive(socketPath: string, exportName: string, client: object = {}): string[] {
   const server = { type: 'unix', path: socketPath }
-  const drive = { driver: 'nbd', 'node-name': 'drive', export: exportName, server }
+  const drive = { driver: 'nbd', 'node-name': 'drive', export: exportName, server, ...client }
   return [
     ...['-blockdev', JSON.stringify(drive)],
     ...['-device', 'virtio-blk-pci,drive=drive,werror=enospc'],
