@@ -16,14 +16,22 @@ export interface JobsRequest {
 export interface JobsOutcome {
   total: SimReport
   coverage: Record<string, number>
+  /** Processor time of all seeds that passed. */
+  cpuMs: number
   /** Of the lowest seed that failed. */
   failure: { seed: number; message: string } | null
+}
+
+interface PassedSeed {
+  report: SimReport
+  coverage: Record<string, number>
+  cpuMs: number
 }
 
 /** What a child says of a seed. */
 export type SeedOutcome =
   | { kind: 'ready' }
-  | { kind: 'passed'; seed: number; report: SimReport; coverage: Record<string, number> }
+  | ({ kind: 'passed'; seed: number } & PassedSeed)
   | { kind: 'failed'; seed: number; message: string }
 
 const CHILD_PATH = fileURLToPath(new URL('./seed-child.js', import.meta.url))
@@ -38,7 +46,12 @@ export function runJobs(request: JobsRequest): Promise<JobsOutcome> {
 class Jobs {
   readonly #request: JobsRequest
   readonly #ended: (outcome: JobsOutcome) => void
-  readonly #outcome: JobsOutcome = { total: newReport(), coverage: {}, failure: null }
+  readonly #outcome: JobsOutcome = {
+    total: newReport(),
+    coverage: {},
+    cpuMs: 0,
+    failure: null,
+  }
   readonly #startMs: number = performance.now()
   readonly #seeds = new Map<ChildProcess, number>()
   #next: number
@@ -63,6 +76,7 @@ class Jobs {
     if (outcome.kind === 'passed') {
       addCounts(this.#outcome.total, outcome.report)
       addCounts(this.#outcome.coverage, outcome.coverage)
+      this.#outcome.cpuMs += outcome.cpuMs
       this.#request.passed(this.#outcome.total.seedCount, outcome.seed)
     } else if (outcome.kind === 'failed') this.#failed(outcome.seed, outcome.message)
     this.#seeds.delete(child)

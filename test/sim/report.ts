@@ -76,11 +76,18 @@ export function addCounts(total: object, part: object): void {
 
 const MIB = 2 ** 20
 
-/** Lines for a person. `realMs`: what all of it took, `cpuMs`: of all processes. */
-export function summarize(report: SimReport, realMs: number, jobCount: number): string[] {
+/** What the runs took: by the clock, and of processors, however busy those were otherwise. */
+export interface SimCost {
+  realMs: number
+  cpuMs: number
+  jobCount: number
+}
+
+/** Lines for a person. */
+export function summarize(report: SimReport, { realMs, cpuMs, jobCount }: SimCost): string[] {
   const { virtualMs, idleMs, faults } = report
   const busyMs = virtualMs - idleMs
-  const ratio = (ms: number): string => `${Math.round(ms / (realMs * jobCount))}`
+  const ratio = (ms: number): string => `${Math.round(ms / cpuMs)}`
   const kinds = Object.entries(faults).sort(([left], [right]) => (left < right ? -1 : 1))
   return [
     `${report.seedCount} seeds, ${report.stepCount} steps, ${report.operationCount} operations`,
@@ -96,7 +103,8 @@ export function summarize(report: SimReport, realMs: number, jobCount: number): 
     `faults       ${kinds.map(([kind, count]) => `${kind} ${count}`).join(', ')}`,
     `time         ${Math.round(virtualMs / 1000)} s virtual ` +
       `(${Math.round(idleMs / 1000)} s idle), ` +
-      `${Math.round(realMs / 1000)} s real on ${jobCount} processes`,
-    `each process ${ratio(virtualMs)} times real time, ${ratio(busyMs)} without the idle`,
+      `${Math.round(realMs / 1000)} s real on ${jobCount} processes, ` +
+      `${Math.round(cpuMs / 1000)} s of processors`,
+    `a processor  ${ratio(virtualMs)} times real time, ${ratio(busyMs)} without the idle`,
   ]
 }

@@ -87,7 +87,7 @@ async function runMany(options: Options): Promise<number> {
   const jobCount = Math.min(options.jobCount, last - first + 1)
   const startMs = performance.now()
   let saidMs = startMs
-  const { total, coverage, failure } = await runJobs({
+  const { total, coverage, cpuMs, failure } = await runJobs({
     first,
     last,
     jobCount,
@@ -99,8 +99,9 @@ async function runMany(options: Options): Promise<number> {
     },
   })
   const realMs = performance.now() - startMs
-  if (isJson) say(JSON.stringify({ ...total, coverage, realMs, failedSeed: failure?.seed ?? null }))
-  else for (const line of summarize(total, realMs, jobCount)) say(line)
+  if (isJson)
+    say(JSON.stringify({ ...total, coverage, realMs, cpuMs, failedSeed: failure?.seed ?? null }))
+  else for (const line of summarize(total, { realMs, cpuMs, jobCount })) say(line)
   if (!isJson) say(`met          ${JSON.stringify(coverage)}`)
   if (failure === null) return 0
   complain(failure.message)

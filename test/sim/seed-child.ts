@@ -10,9 +10,14 @@ function tell(outcome: SeedOutcome): void {
 process.on('message', (seed: number) => {
   const coverage = new Coverage()
   const unwatch = watchPool(coverage)
+  const before = process.cpuUsage()
   void runSeed({ seed, coverage })
     .then(
-      (report) => tell({ kind: 'passed', seed, report, coverage: coverage.counts() }),
+      (report) => {
+        const { user, system } = process.cpuUsage(before)
+        const cpuMs = (user + system) / 1000
+        tell({ kind: 'passed', seed, report, coverage: coverage.counts(), cpuMs })
+      },
       (error: unknown) => {
         tell({ kind: 'failed', seed, message: (error as Error).message })
       },
