@@ -117,7 +117,7 @@ export async function tryFlip(rot: RotPool, flip: Flip, seed: number): Promise<F
   return outcome
 }
 
-/** What `check` decodes, all frames and directories: by the hash of what is stored, of what it is. */
+/** All that `check` decodes: by the hash of what is stored, the hash of what it decodes to. */
 async function decodedOf(world: SimWorld): Promise<Map<string, string>> {
   const decoded = new Map<string, string>()
   const hashOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
