@@ -74,7 +74,6 @@ export class PackedInflight {
       const fault = this.#finishBatch()
       if (fault !== null) return fault
     }
-    view.setUint16(14, 0, true)
     return this.#survivors()
   }
 

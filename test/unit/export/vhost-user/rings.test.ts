@@ -1,7 +1,10 @@
 /** Split and packed rings: what honest drivers do, and what hostile ones try. */
 import fc from 'fast-check'
 import t from 'tap'
+import { must } from '../../../../src/base/assert.ts'
 import { Chain } from '../../../../src/export/vhost-user/chain.ts'
+import { SplitInflight } from '../../../../src/export/vhost-user/inflight.ts'
+import { PackedInflight } from '../../../../src/export/vhost-user/packed-inflight.ts'
 import type { Virtqueue } from '../../../../src/export/vhost-user/virtqueue.ts'
 import type { DriverBuffer } from '../../../support/vhost-driver.ts'
 import { DATA_AT, GUEST_BASE, MEMORY_BYTES, SIZE, ringBench } from './ring-bench.ts'
@@ -25,6 +28,20 @@ function takeAll(ring: Virtqueue): Chain[] {
     if (found === 'nothing') return chains
     chains.push(chain)
   }
+}
+
+/** The server dies while it publishes: before the driver is shown anything, or behind that. */
+function dieBeforeClearing(bench: RingBench, ring: Virtqueue, end: 'announced' | 'shown'): void {
+  const memory = new Uint8Array(bench.view.buffer)
+  const before = memory.slice()
+  const kinds = [SplitInflight.prototype, PackedInflight.prototype]
+  const originals = kinds.map((kind) => Object.getOwnPropertyDescriptor(kind, 'published'))
+  for (const kind of kinds) kind.published = () => undefined
+  ring.publish()
+  for (const [index, kind] of kinds.entries()) {
+    Object.defineProperty(kind, 'published', must(originals[index], 'the method'))
+  }
+  if (end === 'announced') memory.set(before)
 }
 
 /** What a chain's first readable bytes are. */
@@ -103,7 +120,7 @@ for (const isPacked of [false, true]) {
     fc.assert(
       fc.property(
         fc.array(fc.tuple(fc.integer({ min: 1, max: 3 }), fc.nat(7)), { maxLength: 30 }),
-        fc.constantFrom('clean', 'pushed', 'shown'),
+        fc.constantFrom('clean', 'pushed', 'announced', 'shown', 'cleared'),
         (steps, end) => {
           const bench = ringBench({ isPacked, isTracked: true, isIndirect: false })
           let ring = bench.open()
@@ -123,10 +140,9 @@ for (const isPacked of [false, true]) {
           const [first] = atWork
           if (first !== undefined && end !== 'clean') {
             ring.push(first, 1)
-            if (end === 'shown') {
-              ring.publish()
-              atWork.shift()
-            }
+            if (end === 'announced' || end === 'shown') dieBeforeClearing(bench, ring, end)
+            if (end === 'cleared') ring.publish()
+            if (end === 'shown' || end === 'cleared') atWork.shift()
           }
           ring = bench.open()
           const again = takeAll(ring)
