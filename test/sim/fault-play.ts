@@ -161,6 +161,7 @@ export async function leaveFailed(world: World): Promise<void> {
   world.turnsLeft = 0
   if (prng.chance(0.5)) {
     world.cancelEnd()
+    await world.endLongReads(null)
     await world.drive(pool.close().then(undefined, () => undefined))
     world.turnsLeft = 0
   }

@@ -216,6 +216,7 @@ function playCrash(world: World): void {
 
 /** Mends everything, and looks at everything once more. */
 async function playEnd(world: World): Promise<void> {
+  world.isEnding = true
   world.cancelEnd()
   world.heal()
   world.io.disk.clearFaults()

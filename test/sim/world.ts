@@ -72,6 +72,8 @@ export class World {
   /** A request was answered with an error that only a pool that has failed may answer with. */
   owesFailure = false
   longReads: LongRead[] = []
+  /** No more ends are planned. */
+  isEnding = false
   /** The world ends soon after so many more of these; null: no such end is planned. */
   #cut: { operation: CutOperation; path: string; leftCount: number } | null = null
   /** A disk without room, which a crash or a close does not give any. */
@@ -511,7 +513,8 @@ export class World {
     }
     this.#doors = await this.drive(Doors.open(this.io, this.pool, this.traits.doorWeights))
     this.#lookAtIds()
-    if (this.#isCacheAhead && this.prng.chance(0.5)) this.turnsLeft = this.prng.below(200)
+    const mayEnd = this.#isCacheAhead && !this.isEnding
+    if (mayEnd && this.prng.chance(0.5)) this.turnsLeft = this.prng.below(200)
   }
 
   /** Damage to the superblock, or to what is replayed: it may look like a torn tail. */
