@@ -1,6 +1,8 @@
 /*
- * Memory that another process shares with us by a descriptor, shown to JavaScript in *windows*:
- * external ArrayBuffers over parts of one mapping.
+ * Memory that another process shares with us by a descriptor. Payload is copied in and out by
+ * calls. Small parts that are shared word by word, rings, are shown to JavaScript in *windows*:
+ * external ArrayBuffers. Not all of it: for each gigabyte in an ArrayBuffer V8 collects garbage
+ * once, synchronously, and a guest has many.
  *
  * The other process may shrink its file at any time, whatever was checked before; touching what is
  * gone then raises SIGBUS. Seals would forbid it, but the virtual machine monitors in use set none.
@@ -27,11 +29,12 @@
 enum { MAPPINGS_MAX = 4096 };
 
 struct mapping {
-  uint8_t *base; /* what was mapped, whole pages */
+  uint8_t *base; /* what was mapped, whole pages; null once it is closed */
   size_t length;
   uint8_t *start; /* what was asked for */
   size_t size;
-  int owners; /* the value in JavaScript, and one a window */
+  int owners;   /* the value in JavaScript, and one a window, until Node has let go of them */
+  int attached; /* windows through which JavaScript can see it */
   volatile sig_atomic_t is_broken;
 };
 
@@ -67,12 +70,19 @@ static int catch_bus_errors(void) {
   return 0;
 }
 
-static void release(struct mapping *m) {
-  if (--m->owners > 0) return;
-  munmap(m->base, m->length);
+static void unmap(struct mapping *m) {
+  if (m->base == NULL) return;
   for (int i = 0; i < MAPPINGS_MAX; i++) {
     if (mappings[i] == m) mappings[i] = NULL;
   }
+  munmap(m->base, m->length);
+  m->base = NULL;
+  m->size = 0;
+}
+
+static void release(struct mapping *m) {
+  if (--m->owners > 0) return;
+  unmap(m);
   free(m);
 }
 
@@ -171,21 +181,74 @@ static napi_value shared_window(napi_env env, napi_callback_info info) {
     return NULL;
   }
   m->owners++;
+  m->attached++;
   if (napi_create_external_arraybuffer(env, m->start + (size_t)offset, (size_t)length, finalize, m,
                                        &window) != napi_ok) {
+    m->attached--;
     release(m);
     return varve_throw(env, "this Node allows no external memory");
   }
   return window;
 }
 
-/* sharedDetach(window): the memory goes when its last window has been let go of. */
+/* sharedDetach(mapping, window) */
 static napi_value shared_detach(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  if (!varve_args(env, info, 2, args)) return NULL;
+  struct mapping *m = mapping_of(env, args[0]);
+  if (m == NULL) return NULL;
+  if (napi_detach_arraybuffer(env, args[1]) != napi_ok) {
+    napi_throw_type_error(env, NULL, "not a window");
+    return NULL;
+  }
+  m->attached--;
+  return NULL;
+}
+
+/* sharedUnmap(mapping): its windows have been detached. */
+static napi_value shared_unmap(napi_env env, napi_callback_info info) {
   napi_value args[1];
   if (!varve_args(env, info, 1, args)) return NULL;
-  if (napi_detach_arraybuffer(env, args[0]) != napi_ok) {
-    napi_throw_type_error(env, NULL, "not a window");
+  struct mapping *m = mapping_of(env, args[0]);
+  if (m == NULL) return NULL;
+  if (m->attached > 0) return varve_throw(env, "a mapping goes after its windows");
+  unmap(m);
+  return NULL;
+}
+
+/* Reads (mapping, offset, memory, memoryOffset, length). Throws when either is left. */
+static int parse_copy(napi_env env, napi_callback_info info, uint8_t **shared, uint8_t **own,
+                      size_t *length) {
+  napi_value args[5];
+  size_t own_length;
+  if (!varve_args(env, info, 5, args)) return 0;
+  struct mapping *m = mapping_of(env, args[0]);
+  if (m == NULL) return 0;
+  uint8_t *memory = varve_bytes(env, args[2], &own_length);
+  double offset = varve_double(env, args[1]), own_offset = varve_double(env, args[3]);
+  double count = varve_double(env, args[4]);
+  if (!(memory != NULL && offset >= 0 && own_offset >= 0 && count >= 0 &&
+        offset + count <= (double)m->size && own_offset + count <= (double)own_length)) {
+    napi_throw_range_error(env, NULL, "copied bytes lie outside their memory");
+    return 0;
   }
+  *shared = m->start + (size_t)offset;
+  *own = memory + (size_t)own_offset;
+  *length = (size_t)count;
+  return 1;
+}
+
+static napi_value shared_read(napi_env env, napi_callback_info info) {
+  uint8_t *shared, *own;
+  size_t length;
+  if (parse_copy(env, info, &shared, &own, &length)) memcpy(own, shared, length);
+  return NULL;
+}
+
+static napi_value shared_write(napi_env env, napi_callback_info info) {
+  uint8_t *shared, *own;
+  size_t length;
+  if (parse_copy(env, info, &shared, &own, &length)) memcpy(shared, own, length);
   return NULL;
 }
 
@@ -215,6 +278,8 @@ static napi_value shared_create(napi_env env, napi_callback_info info) {
 
 const struct varve_export varve_shared_exports[] = {
   {"sharedMap", shared_map},         {"sharedWindow", shared_window},
-  {"sharedDetach", shared_detach},   {"sharedIsBroken", shared_is_broken},
-  {"sharedCreate", shared_create},   {NULL, NULL},
+  {"sharedDetach", shared_detach},   {"sharedUnmap", shared_unmap},
+  {"sharedRead", shared_read},       {"sharedWrite", shared_write},
+  {"sharedIsBroken", shared_is_broken}, {"sharedCreate", shared_create},
+  {NULL, NULL},
 };

@@ -6,21 +6,18 @@
 import type { IoCompletion, IoListener } from './io.ts'
 import type { PeerIdentity } from './peer-identity.ts'
 
-/** A window begins at each multiple of this within a mapping: offsets in it are small integers. */
-export const WINDOW_BYTES: number = 2 ** 30
-/**
- * How far a window reaches into the next one: what is no longer than this, wherever it begins, lies
- * in one window whole.
- */
-export const WINDOW_OVERLAP_BYTES: number = 2 ** 20
-
 /** Memory that another process can see, and change at any moment. */
 export interface SharedMapping {
   readonly sizeBytes: number
-  /** Window `i` shows the bytes from `i * WINDOW_BYTES` on. Empty after `close`. */
-  readonly windows: readonly ArrayBuffer[]
   /** The other process took memory away; what is read is zeros, what is written goes nowhere. */
   readonly isBroken: boolean
+  /** Copies `lengthBytes` from `offset` on to `target` at `targetOffset`. */
+  read(offset: number, target: Uint8Array, targetOffset: number, lengthBytes: number): void
+  /** Copies `lengthBytes` of `source` from `sourceOffset` on to `offset`. */
+  write(offset: number, source: Uint8Array, sourceOffset: number, lengthBytes: number): void
+  /** Some kilobytes of it as they are, to share words in. Empty after `close`. */
+  view(offset: number, lengthBytes: number): DataView
+  /** Nothing of it is used from here on. */
   close(): void
 }
 

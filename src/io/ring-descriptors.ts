@@ -3,7 +3,6 @@ import { assert } from '../base/assert.ts'
 import { Errno } from '../base/errors.ts'
 import type { Binding, MappingHandle } from '../native/binding.ts'
 import type { DescriptorIo, DescriptorSocket, SharedMapping } from './descriptors.ts'
-import { WINDOW_BYTES, WINDOW_OVERLAP_BYTES } from './descriptors.ts'
 import type { IoCompletion, IoListener } from './io.ts'
 import { LOCAL_STRANGER } from './peer-identity.ts'
 import type { PeerIdentity } from './peer-identity.ts'
@@ -79,29 +78,41 @@ class RingMapping implements SharedMapping {
   readonly sizeBytes: number
   readonly #handle: MappingHandle
   readonly #binding: Binding
-  #windows: ArrayBuffer[] = []
+  /** By place and length: whoever asks twice gets the same one. */
+  readonly #windows: Map<string, ArrayBuffer> = new Map()
 
   constructor(handle: MappingHandle, sizeBytes: number, binding: Binding) {
     this.#handle = handle
     this.#binding = binding
     this.sizeBytes = sizeBytes
-    for (let start = 0; start < sizeBytes; start += WINDOW_BYTES) {
-      const length = Math.min(WINDOW_BYTES + WINDOW_OVERLAP_BYTES, sizeBytes - start)
-      this.#windows.push(binding.sharedWindow(handle, start, length))
-    }
-  }
-
-  get windows(): readonly ArrayBuffer[] {
-    return this.#windows
   }
 
   get isBroken(): boolean {
     return this.#binding.sharedIsBroken(this.#handle)
   }
 
+  read(offset: number, target: Uint8Array, targetOffset: number, lengthBytes: number): void {
+    this.#binding.sharedRead(this.#handle, offset, target, targetOffset, lengthBytes)
+  }
+
+  write(offset: number, source: Uint8Array, sourceOffset: number, lengthBytes: number): void {
+    this.#binding.sharedWrite(this.#handle, offset, source, sourceOffset, lengthBytes)
+  }
+
+  view(offset: number, lengthBytes: number): DataView {
+    const key = `${offset} ${lengthBytes}`
+    let window = this.#windows.get(key)
+    if (window === undefined) {
+      window = this.#binding.sharedWindow(this.#handle, offset, lengthBytes)
+      this.#windows.set(key, window)
+    }
+    return new DataView(window)
+  }
+
   close(): void {
-    for (const window of this.#windows) this.#binding.sharedDetach(window)
-    this.#windows = []
+    for (const window of this.#windows.values()) this.#binding.sharedDetach(this.#handle, window)
+    this.#windows.clear()
+    this.#binding.sharedUnmap(this.#handle)
   }
 }
 

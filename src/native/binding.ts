@@ -169,10 +169,27 @@ export interface Binding {
    * -EOVERFLOW where the file is shorter.
    */
   sharedMap(fd: number, offsetBytes: number, sizeBytes: number): MappingHandle | number
-  /** Part of a mapping. No two windows of one mapping begin at the same place. */
+  /** A small part of a mapping, as it is. */
   sharedWindow(mapping: MappingHandle, offsetBytes: number, lengthBytes: number): ArrayBuffer
-  /** Lets go of a window, which is empty from then on; with the last one the mapping goes. */
-  sharedDetach(window: ArrayBuffer): void
+  /** Lets go of a window, which is empty from then on. */
+  sharedDetach(mapping: MappingHandle, window: ArrayBuffer): void
+  /** Its windows have been detached; nothing but `sharedIsBroken` is asked of it from then on. */
+  sharedUnmap(mapping: MappingHandle): void
+  /** Copies out of a mapping. Throws RangeError when it or `target` is left. */
+  sharedRead(
+    mapping: MappingHandle,
+    offsetBytes: number,
+    target: Uint8Array,
+    targetOffset: number,
+    lengthBytes: number,
+  ): void
+  sharedWrite(
+    mapping: MappingHandle,
+    offsetBytes: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    lengthBytes: number,
+  ): void
   /** The file was shortened: zeros of our own have taken its place. */
   sharedIsBroken(mapping: MappingHandle): boolean
   /** A memory file of a size that nobody can change. */

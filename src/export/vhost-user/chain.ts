@@ -1,6 +1,6 @@
 /**
  * The buffers of one request: what the device reads, then what it writes, as pieces of memory
- * windows. Reused; a chain of ordinary length allocates nothing.
+ * regions. Reused; a chain of ordinary length allocates nothing.
  */
 import { PIECE_COUNT_MAX } from './limits.ts'
 import type { MemoryMap, PieceTaker } from './memory-map.ts'
@@ -16,9 +16,9 @@ export class Chain implements PieceTaker {
   inflightHead = 0
   readableBytes = 0
   writableBytes = 0
-  #windows = new Int32Array(PIECES_START)
-  #offsets = new Int32Array(PIECES_START)
-  #lengths = new Int32Array(PIECES_START)
+  #regions = new Float64Array(PIECES_START)
+  #offsets = new Float64Array(PIECES_START)
+  #lengths = new Float64Array(PIECES_START)
   #count = 0
   #isWritable = false
   /** Where `copyOut` and `copyIn` go on: a piece, and bytes of it that are done with. */
@@ -51,10 +51,10 @@ export class Chain implements PieceTaker {
     return null
   }
 
-  take(window: number, offset: number, lengthBytes: number): boolean {
+  take(region: number, offset: number, lengthBytes: number): boolean {
     if (this.#count === PIECE_COUNT_MAX) return false
     if (this.#count === this.#lengths.length) this.#grow()
-    this.#windows[this.#count] = window
+    this.#regions[this.#count] = region
     this.#offsets[this.#count] = offset
     this.#lengths[this.#count] = lengthBytes
     this.#count += 1
@@ -80,34 +80,33 @@ export class Chain implements PieceTaker {
   copyOut(map: MemoryMap, target: Uint8Array, targetOffset: number, lengthBytes: number): void {
     let left = lengthBytes
     while (left > 0) {
-      const bytes = map.bytesOf(this.#windows[this.#piece])
       const start = this.#offsets[this.#piece] + this.#doneBytes
       const taken = Math.min(left, this.#lengths[this.#piece] - this.#doneBytes)
-      bytes.copy(target, targetOffset + lengthBytes - left, start, start + taken)
+      const at = targetOffset + lengthBytes - left
+      map.at(this.#regions[this.#piece]).read(start, target, at, taken)
       left -= taken
       this.#advance(taken)
     }
   }
 
   /** Copies `lengthBytes`, for which there is room, into the guest's memory. */
-  copyIn(map: MemoryMap, source: Buffer, sourceOffset: number, lengthBytes: number): void {
+  copyIn(map: MemoryMap, source: Uint8Array, sourceOffset: number, lengthBytes: number): void {
     let left = lengthBytes
     while (left > 0) {
-      const bytes = map.bytesOf(this.#windows[this.#piece])
       const start = this.#offsets[this.#piece] + this.#doneBytes
       const given = Math.min(left, this.#lengths[this.#piece] - this.#doneBytes)
       const from = sourceOffset + lengthBytes - left
-      source.copy(bytes, start, from, from + given)
+      map.at(this.#regions[this.#piece]).write(start, source, from, given)
       left -= given
       this.#advance(given)
     }
   }
 
-  /** Writes the last byte that the device may write. */
-  setLastByte(map: MemoryMap, value: number): void {
+  /** Writes the last byte that the device may write: the first of `source`. */
+  setLastByte(map: MemoryMap, source: Uint8Array): void {
     const last = this.#count - 1
-    const bytes = map.bytesOf(this.#windows[last])
-    bytes[this.#offsets[last] + this.#lengths[last] - 1] = value
+    const at = this.#offsets[last] + this.#lengths[last] - 1
+    map.at(this.#regions[last]).write(at, source, 0, 1)
   }
 
   #advance(byteCount: number): void {
@@ -119,14 +118,14 @@ export class Chain implements PieceTaker {
 
   #grow(): void {
     const length = Math.min(2 * this.#lengths.length, PIECE_COUNT_MAX)
-    this.#windows = extended(this.#windows, length)
+    this.#regions = extended(this.#regions, length)
     this.#offsets = extended(this.#offsets, length)
     this.#lengths = extended(this.#lengths, length)
   }
 }
 
-function extended(array: Int32Array<ArrayBuffer>, length: number): Int32Array<ArrayBuffer> {
-  const longer = new Int32Array(length)
+function extended(array: Float64Array<ArrayBuffer>, length: number): Float64Array<ArrayBuffer> {
+  const longer = new Float64Array(length)
   longer.set(array)
   return longer
 }

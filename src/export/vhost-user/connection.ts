@@ -95,7 +95,7 @@ export class Connection implements IoCompletion, TurnHook, SessionHost, DeviceOw
 
   /** Takes no more requests, answers those taken, then disconnects. */
   drain(): void {
-    this.#pending = null
+    this.#dropPending()
     this.#ending ??= 'the server is shutting down'
     this.#device.pause()
   }
@@ -291,6 +291,11 @@ export class Connection implements IoCompletion, TurnHook, SessionHost, DeviceOw
     return false
   }
 
+  #dropPending(): void {
+    if (this.#pending !== null) this.closeDescriptors(this.#pending.descriptors)
+    this.#pending = null
+  }
+
   #handle(message: Message): boolean {
     const failure = this.#session.handle(message)
     if (failure !== null) this.cut(failure)
@@ -325,7 +330,7 @@ export class Connection implements IoCompletion, TurnHook, SessionHost, DeviceOw
     const { mapping, queueCount, queueSize } = this.#inflight
     if (queue >= queueCount || size > queueSize) return 'a ring that its record does not hold'
     const bytes = inflightQueueBytes(queueSize)
-    return new DataView(mapping.windows[0], queue * bytes, bytes)
+    return mapping.view(queue * bytes, bytes)
   }
 
   /** Lets go of everything as soon as neither the disk nor the kernel uses it. */
@@ -333,7 +338,7 @@ export class Connection implements IoCompletion, TurnHook, SessionHost, DeviceOw
     if (!this.#device.isGone || this.#isWaiting) return
     this.#isClosed = true
     this.closeDescriptors(this.#reader.abandon())
-    if (this.#pending !== null) this.closeDescriptors(this.#pending.descriptors)
+    this.#dropPending()
     this.#backend?.close()
     this.#guest.close()
     this.#inflight?.mapping.close()

@@ -307,7 +307,8 @@ export class BlockDevice implements TurnHook, TargetCompletion {
   #finish(request: BlockRequest): void {
     const { chain, queue } = request
     if (!this.#isAbandoned) {
-      chain.setLastByte(this.#map, request.status)
+      this.#scratch[0] = request.status
+      chain.setLastByte(this.#map, this.#scratch)
       const ring = must(this.queueAt(queue).ring, 'the ring of a request')
       ring.push(chain, request.writtenBytes)
       this.queueAt(queue).hasNews = true

@@ -1,18 +1,15 @@
 /** The regions that a front end shares, mapped; and where in them its rings lie. */
 import { Errno } from '../../base/errors.ts'
-import type { DescriptorIo, SharedMapping } from '../../io/descriptors.ts'
+import type { DescriptorIo } from '../../io/descriptors.ts'
+import type { MappedRegion } from './memory-map.ts'
 import { MemoryMap, judgeRegions } from './memory-map.ts'
 import type { Region } from './message.ts'
 
 const EMEDIUMTYPE = 124
 
-interface SharedRegion extends Region {
-  readonly mapping: SharedMapping
-}
-
 export class GuestMemory {
   readonly #descriptors: DescriptorIo
-  #regions: SharedRegion[] = []
+  #regions: MappedRegion[] = []
   #map: MemoryMap = new MemoryMap([])
 
   constructor(descriptors: DescriptorIo) {
@@ -74,13 +71,11 @@ export class GuestMemory {
   }
 
   #remap(): void {
-    this.#map = new MemoryMap(
-      this.#regions.map((region) => ({ ...region, windows: region.mapping.windows })),
-    )
+    this.#map = new MemoryMap(this.#regions)
   }
 
-  #mapAll(regions: readonly Region[], fds: readonly number[]): SharedRegion[] | string {
-    const mapped: SharedRegion[] = []
+  #mapAll(regions: readonly Region[], fds: readonly number[]): MappedRegion[] | string {
+    const mapped: MappedRegion[] = []
     for (const [index, region] of regions.entries()) {
       const mapping = this.#descriptors.map(fds[index], region.fileOffset, region.sizeBytes)
       if (typeof mapping === 'number') {

@@ -17,7 +17,7 @@ export const QUEUE_COUNT_MAX = 64
 export const QUEUE_SIZE_MAX = 1024
 /** Of one request, in a table of its own: as many as QEMU takes. */
 export const INDIRECT_COUNT_MAX = 1024
-/** Of one request, cut where memory windows end; nobody's buffers lie across many of them. */
+/** Of one request, cut where regions of memory end; nobody's buffers lie across many of them. */
 export const PIECE_COUNT_MAX: number = QUEUE_SIZE_MAX + INDIRECT_COUNT_MAX + 64
 /** Requests of a connection at work at once; further ones wait in their rings. */
 export const REQUEST_COUNT_MAX = 256

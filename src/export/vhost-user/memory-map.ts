@@ -1,13 +1,10 @@
 /**
  * The memory that a front end shares, by the addresses of its guest (in requests) and by its own
  * (of rings). Nothing outside the regions that were mapped can be named: every range is cut at
- * their ends, and what is left over is refused.
- *
- * Regions are shown in windows (`io/descriptors.ts`), each a small ArrayBuffer, so that a place in
- * guest memory is two small integers: a window and an offset in it.
+ * their ends, and what is left over is refused. A place in guest memory is a region's number and
+ * an offset in it.
  */
-import { assert } from '../../base/assert.ts'
-import { WINDOW_BYTES } from '../../io/descriptors.ts'
+import type { SharedMapping } from '../../io/descriptors.ts'
 import { REGION_COUNT_MAX } from './limits.ts'
 import type { Region } from './message.ts'
 
@@ -15,14 +12,13 @@ const PAGE_BYTES = 4096
 const ADDRESS_MAX = 2 ** 53
 
 export interface MappedRegion extends Region {
-  /** `windows[i]` shows the region from `i * WINDOW_BYTES` on. */
-  readonly windows: readonly ArrayBuffer[]
+  readonly mapping: SharedMapping
 }
 
 /** Told of the pieces that a range is cut into. */
 export interface PieceTaker {
   /** False: no more can be taken. */
-  take(window: number, offset: number, lengthBytes: number): boolean
+  take(region: number, offset: number, lengthBytes: number): boolean
 }
 
 /** Why these regions cannot be one guest's memory; null when they can. */
@@ -51,79 +47,46 @@ function overlap(ranges: [number, number][]): boolean {
   return sorted.some(([start], i) => i > 0 && sorted[i - 1][0] + sorted[i - 1][1] > start)
 }
 
-/** One window, by guest address. */
-interface Place {
-  readonly guestStart: number
-  readonly guestEnd: number
-  readonly bytes: Buffer
-  readonly view: DataView
-}
-
 export class MemoryMap {
-  readonly #regions: readonly MappedRegion[]
   /** In order of guest addresses. */
-  readonly #places: readonly Place[]
+  readonly #regions: readonly MappedRegion[]
   #lastFound = 0
 
   /** `regions` were judged to be right. */
   constructor(regions: readonly MappedRegion[]) {
-    this.#regions = regions
-    const places = regions.flatMap((region) =>
-      region.windows.map((window, index): Place => {
-        const start = index * WINDOW_BYTES
-        const lengthBytes = Math.min(WINDOW_BYTES, region.sizeBytes - start)
-        assert(window.byteLength >= lengthBytes, 'a window shows its part of the region')
-        const guestStart = region.guestAddress + start
-        return {
-          guestStart,
-          guestEnd: guestStart + lengthBytes,
-          bytes: Buffer.from(window),
-          view: new DataView(window),
-        }
-      }),
-    )
-    this.#places = places.sort((a, b) => a.guestStart - b.guestStart)
+    this.#regions = [...regions].sort((a, b) => a.guestAddress - b.guestAddress)
   }
 
-  bytesOf(window: number): Buffer {
-    return this.#places[window].bytes
+  /** The memory of a region. */
+  at(region: number): SharedMapping {
+    return this.#regions[region].mapping
   }
 
-  viewOf(window: number): DataView {
-    return this.#places[window].view
-  }
-
-  /** Window of a guest address, -1 where there is no memory. */
-  windowOf(guestAddress: number): number {
-    const places = this.#places
+  /** Region of a guest address, -1 where there is no memory. */
+  regionOf(guestAddress: number): number {
+    const regions = this.#regions
     const last = this.#lastFound
-    if (last < places.length) {
-      const { guestStart, guestEnd } = places[last]
-      if (guestAddress >= guestStart && guestAddress < guestEnd) return last
+    if (last < regions.length) {
+      const { guestAddress: start, sizeBytes } = regions[last]
+      if (guestAddress >= start && guestAddress < start + sizeBytes) return last
     }
-    let low = 0
-    let high = places.length - 1
-    while (low <= high) {
-      const middle = (low + high) >>> 1
-      const { guestStart, guestEnd } = places[middle]
-      if (guestAddress < guestStart) high = middle - 1
-      else if (guestAddress >= guestEnd) low = middle + 1
-      else {
-        this.#lastFound = middle
-        return middle
-      }
+    for (let index = 0; index < regions.length; index += 1) {
+      const { guestAddress: start, sizeBytes } = regions[index]
+      if (guestAddress < start || guestAddress >= start + sizeBytes) continue
+      this.#lastFound = index
+      return index
     }
     return -1
   }
 
-  /** Offset of a guest address in the window that it lies in. */
-  offsetIn(window: number, guestAddress: number): number {
-    return guestAddress - this.#places[window].guestStart
+  /** Offset of a guest address in the region that it lies in. */
+  offsetIn(region: number, guestAddress: number): number {
+    return guestAddress - this.#regions[region].guestAddress
   }
 
-  /** Bytes of the window from `offset` on, those that also lie in the next one included. */
-  roomAt(window: number, offset: number): number {
-    return this.#places[window].bytes.length - offset
+  /** Bytes of the region from `offset` on. */
+  roomAt(region: number, offset: number): number {
+    return this.#regions[region].sizeBytes - offset
   }
 
   /** Cuts a range of the guest into pieces; false when part of it is no memory. */
@@ -131,11 +94,11 @@ export class MemoryMap {
     let address = guestAddress
     let leftBytes = lengthBytes
     while (leftBytes > 0) {
-      const window = this.windowOf(address)
-      if (window < 0) return false
-      const { guestStart, guestEnd } = this.#places[window]
-      const pieceBytes = Math.min(leftBytes, guestEnd - address)
-      if (!taker.take(window, address - guestStart, pieceBytes)) return false
+      const region = this.regionOf(address)
+      if (region < 0) return false
+      const offset = this.offsetIn(region, address)
+      const pieceBytes = Math.min(leftBytes, this.roomAt(region, offset))
+      if (!taker.take(region, offset, pieceBytes)) return false
       address += pieceBytes
       leftBytes -= pieceBytes
     }
@@ -144,15 +107,10 @@ export class MemoryMap {
 
   /** Memory of a ring by the front end's address, in one piece; null where there is none. */
   tryRange(userAddress: number, lengthBytes: number): DataView | null {
-    for (const { userAddress: start, sizeBytes, windows } of this.#regions) {
-      if (userAddress < start || userAddress >= start + sizeBytes) continue
+    for (const { userAddress: start, sizeBytes, mapping } of this.#regions) {
       const offset = userAddress - start
-      if (lengthBytes > sizeBytes - offset) return null
-      const index = Math.floor(offset / WINDOW_BYTES)
-      const within = offset - index * WINDOW_BYTES
-      // Windows reach so far into the next one that no ring lies across their ends.
-      if (within + lengthBytes > windows[index].byteLength) return null
-      return new DataView(windows[index], within, lengthBytes)
+      if (offset < 0 || offset >= sizeBytes) continue
+      return lengthBytes > sizeBytes - offset ? null : mapping.view(offset, lengthBytes)
     }
     return null
   }

@@ -44,6 +44,10 @@ export interface QueueOptions {
   readonly hasIndirect: boolean
 }
 
+/** Where tables are copied to, to be read there. */
+const table = new Uint8Array(DESCRIPTOR_BYTES * INDIRECT_COUNT_MAX)
+const view = new DataView(table.buffer)
+
 /** An address; from 2^53 on inexact, but then still far beyond all memory. */
 export function addressOf(low: number, high: number): number {
   return high * TWO_32 + low
@@ -63,15 +67,15 @@ export function addIndirect(
   const count = lengthBytes / DESCRIPTOR_BYTES
   if (!Number.isInteger(count) || count === 0) return `a table of ${lengthBytes} bytes`
   if (count > INDIRECT_COUNT_MAX) return `a table of ${count} descriptors`
-  const window = map.windowOf(address)
-  if (window < 0) return 'a table in memory that is not shared'
-  const start = map.offsetIn(window, address)
+  const region = map.regionOf(address)
+  if (region < 0) return 'a table in memory that is not shared'
+  const start = map.offsetIn(region, address)
   // A table lies in one region: no driver makes one that does not.
-  if (map.roomAt(window, start) < lengthBytes) return 'a table that its memory does not hold'
-  const view = map.viewOf(window)
+  if (map.roomAt(region, start) < lengthBytes) return 'a table that its memory does not hold'
+  map.at(region).read(start, table, 0, lengthBytes)
   let index = 0
   for (let steps = 0; steps < count; steps += 1) {
-    const at = start + index * DESCRIPTOR_BYTES
+    const at = index * DESCRIPTOR_BYTES
     const low = view.getUint32(at, true)
     const high = view.getUint32(at + 4, true)
     const length = view.getUint32(at + 8, true)

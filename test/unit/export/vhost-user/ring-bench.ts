@@ -9,6 +9,7 @@ import { MemoryMap } from '../../../../src/export/vhost-user/memory-map.ts'
 import { openRing } from '../../../../src/export/vhost-user/open-ring.ts'
 import type { Virtqueue } from '../../../../src/export/vhost-user/virtqueue.ts'
 import { PackedDriver, SplitDriver } from '../../../support/vhost-driver.ts'
+import { PlainMapping } from '../../../support/plain-mapping.ts'
 import type { Driver } from '../../../support/vhost-driver.ts'
 
 export const SIZE = 8
@@ -48,7 +49,7 @@ export function ringBench(options: BenchOptions): RingBench {
       userAddress: USER_BASE,
       sizeBytes: MEMORY_BYTES,
       fileOffset: 0,
-      windows: [memory],
+      mapping: new PlainMapping(memory),
     },
   ]
   const map = new MemoryMap(regions)

@@ -1,6 +1,15 @@
 /** The whole device over real sockets, shared memory and eventfds, with a front end of our own. */
 import { createHash } from 'node:crypto'
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, unlinkSync } from 'node:fs'
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  unlinkSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -11,9 +20,8 @@ import { Chain } from '../../../../src/export/vhost-user/chain.ts'
 import { BlockType } from '../../../../src/export/vhost-user/block-request.ts'
 import { F_VERSION_1 } from '../../../../src/export/vhost-user/features.ts'
 import { MemoryMap } from '../../../../src/export/vhost-user/memory-map.ts'
-import { Request, encodeUint64 } from '../../../../src/export/vhost-user/message.ts'
+import { Request, encodeRequest, encodeUint64 } from '../../../../src/export/vhost-user/message.ts'
 import { VhostUserServer } from '../../../../src/export/vhost-user/server.ts'
-import { WINDOW_BYTES } from '../../../../src/io/descriptors.ts'
 import type { Io } from '../../../../src/io/io.ts'
 import { openIo } from '../../../../src/io/open-io.ts'
 import { tryLoadBinding } from '../../../../src/native/binding.ts'
@@ -22,6 +30,7 @@ import { FrontEnd } from '../../../support/vhost-front-end.ts'
 import type { FrontEndOptions } from '../../../support/vhost-front-end.ts'
 
 const MIB = 1 << 20
+const GIB = 2 ** 30
 const OK = 0
 const IOERR = 1
 const UNSUPP = 2
@@ -336,30 +345,69 @@ t.test('memory that is taken away ends the connection and nothing else', { skip 
   unlinkSync(path)
 })
 
-t.test('memory larger than a window is one range all the same', { skip }, async (t) => {
+t.test('memory of any size is mapped at once, and let go of at once', { skip }, async (t) => {
   const io = await openIo({ kind: 'ring', arenaBytes: 16 * MIB })
   const descriptors = must(io.descriptors?.(), 'descriptors')
-  const sizeBytes = 2 * WINDOW_BYTES + 8 * MIB
+  const sizeBytes = 64 * GIB
   const fd = descriptors.createMemory(sizeBytes)
+  const mappedCount = (): number => readFileSync('/proc/self/maps', 'utf8').split('memfd:').length
+  const before = mappedCount()
+  const startMs = performance.now()
   const mapping = descriptors.map(fd, 0, sizeBytes)
   if (typeof mapping === 'number') throw new Error(`errno ${-mapping}`)
   const region = { guestAddress: 4096, userAddress: 8192, fileOffset: 0, sizeBytes }
-  const map = new MemoryMap([{ ...region, windows: mapping.windows }])
-  for (const boundary of [WINDOW_BYTES, 2 * WINDOW_BYTES]) {
+  const map = new MemoryMap([{ ...region, mapping }])
+  for (const place of [3 * GIB - 3, 4 * GIB - 3, sizeBytes - 8]) {
     const chain = new Chain()
     chain.clear()
-    t.equal(chain.add(map, 4096 + boundary - 3, 8, false), null)
+    t.equal(chain.add(map, 4096 + place, 8, false), null)
     chain.seek(0)
     chain.copyIn(map, Buffer.from('01234567'), 0, 8)
     const back = Buffer.alloc(8)
     chain.seek(2)
     chain.copyOut(map, back, 0, 6)
     t.equal(back.toString('latin1', 0, 6), '234567')
-    const ring = must(map.tryRange(8192 + boundary - 3, 8), 'a ring across the end of a window')
+    const ring = must(map.tryRange(8192 + place, 8), 'a ring')
     t.equal(Buffer.from(ring.buffer, ring.byteOffset, 8).toString(), '01234567')
   }
-  t.equal(map.windowOf(4096 + sizeBytes), -1)
+  t.equal(map.regionOf(4096 + sizeBytes), -1)
+  t.throws(() => mapping.read(sizeBytes - 4, Buffer.alloc(8), 0, 8), RangeError)
+  t.throws(() => mapping.write(0, Buffer.alloc(8), 4, 8), RangeError)
+  // Shown to JavaScript as a whole it took seconds, in which nobody was served.
+  t.ok(performance.now() - startMs < 1000)
+  t.equal(mappedCount(), before + 1)
   mapping.close()
+  t.equal(mappedCount(), before)
+  t.throws(() => mapping.read(0, Buffer.alloc(8), 0, 8), RangeError, 'nothing is there')
   descriptors.closeDescriptor(fd)
   await io.shutdown()
+})
+
+t.test('whatever front ends do, no descriptor and no memory stays', { skip }, async (t) => {
+  const { connect, reasons, path } = await rig(t, { closeCount: 31 })
+  const binding = must(tryLoadBinding(), 'the addon')
+  const openCount = (): number => readdirSync('/proc/self/fd').length
+  const mappedCount = (): number => readFileSync('/proc/self/maps', 'utf8').split('memfd:').length
+  const honest = await connect({ inflight: 'new' })
+  await honest.write(0, Buffer.alloc(4096))
+  honest.hangUp()
+  await until(() => reasons.length === 1)
+  const before = [openCount(), mappedCount()]
+  for (let round = 0; round < 30; round += 1) {
+    const fd = binding.connectUnix(path)
+    const event = binding.eventCreate()
+    const memory = binding.sharedCreate(MIB)
+    const fds = Int32Array.of(...(round % 2 === 0 ? [event, memory] : [memory]))
+    // Cut off in the middle, or whole and wrong.
+    const message = encodeRequest(
+      round % 3 === 0 ? Request.SET_MEM_TABLE : Request.SET_VRING_CALL,
+      round % 3 === 1 ? encodeUint64(99n) : honest.memoryTable(),
+    )
+    const length = round % 5 === 0 ? 20 : message.length
+    binding.descriptorsSend(fd, message, 0, length, fds)
+    await delay(2)
+    for (const one of [fd, event, memory]) binding.closeFd(one)
+    await until(() => reasons.length === round + 2)
+  }
+  t.same([openCount(), mappedCount()], before)
 })
