@@ -1,24 +1,16 @@
 /*
- * Descriptors that travel over a unix socket, and eventfds of another process.
- *
- * Whatever comes from there is not trusted: how many descriptors a message brings is bounded, and
- * nothing here waits. An eventfd whose counter is full would make write(2) wait, and whether it is
- * nonblocking is the other process's to change at any moment. So events are signalled as the
- * completion of a read of nothing (Linux AIO with IOCB_FLAG_RESFD), which never waits, refuses
- * what is no eventfd, and takes any number of them in one call.
+ * Descriptors that travel over a unix socket, and eventfds. Whatever comes from another process is
+ * not trusted: how many descriptors a message brings is bounded, and nothing here waits.
  */
 #include "varve.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/aio_abi.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-enum { DESCRIPTORS_MAX = 64, SIGNALS_MAX = 64, COMPLETIONS_MAX = 512 };
+enum { DESCRIPTORS_MAX = 64 };
 
 static void close_all(const int *fds, size_t count) {
   for (size_t i = 0; i < count; i++) close(fds[i]);
@@ -139,71 +131,10 @@ static napi_value event_is(napi_env env, napi_callback_info info) {
   return varve_number(env, strcmp(target, "anon_inode:[eventfd]") == 0);
 }
 
-/* One context for the process; the file that is always read to its end at once. */
-static aio_context_t context;
-static int null_fd = -1;
-/* Completions that nobody has taken. */
-static uint32_t untaken_count;
-
-static int open_context(void) {
-  if (null_fd >= 0) return 0;
-  if (context == 0 && syscall(SYS_io_setup, COMPLETIONS_MAX, &context) < 0) return -1;
-  null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  return null_fd < 0 ? -1 : 0;
-}
-
-/* Takes the completions, which say nothing, when there is no room for more. */
-static void make_room(void) {
-  if (untaken_count + SIGNALS_MAX <= COMPLETIONS_MAX) return;
-  struct io_event events[SIGNALS_MAX];
-  struct timespec now = {0};
-  while (syscall(SYS_io_getevents, context, 0, SIGNALS_MAX, events, &now) == SIGNALS_MAX) continue;
-  untaken_count = 0;
-}
-
-/*
- * eventSignal(fds, count): adds 1 to each, whatever the others do. How many were signalled, or
- * -errno on a host without AIO.
- */
-static napi_value event_signal(napi_env env, napi_callback_info info) {
-  napi_value args[2];
-  if (!varve_args(env, info, 2, args)) return NULL;
-  size_t bytes;
-  const int32_t *fds = (const int32_t *)varve_bytes(env, args[0], &bytes);
-  uint32_t count = (uint32_t)varve_int(env, args[1]);
-  if (fds == NULL || (size_t)count * sizeof *fds > bytes) return varve_number(env, -EINVAL);
-  if (open_context() < 0) return varve_result(env, -1);
-  uint32_t signalled = 0, next = 0;
-  while (next < count) {
-    static uint8_t nothing[1];
-    struct iocb blocks[SIGNALS_MAX], *pointers[SIGNALS_MAX];
-    uint32_t batch = count - next < SIGNALS_MAX ? count - next : SIGNALS_MAX;
-    memset(blocks, 0, batch * sizeof *blocks);
-    for (uint32_t i = 0; i < batch; i++) {
-      blocks[i].aio_lio_opcode = IOCB_CMD_PREAD;
-      blocks[i].aio_fildes = (uint32_t)null_fd;
-      blocks[i].aio_buf = (uint64_t)(uintptr_t)nothing;
-      blocks[i].aio_nbytes = sizeof nothing;
-      blocks[i].aio_flags = IOCB_FLAG_RESFD;
-      blocks[i].aio_resfd = (uint32_t)fds[next + i];
-      pointers[i] = &blocks[i];
-    }
-    make_room();
-    long result = syscall(SYS_io_submit, context, (long)batch, pointers);
-    /* A failure is that of the first one: what is no eventfd is passed over. */
-    uint32_t taken = result > 0 ? (uint32_t)result : 0;
-    untaken_count += taken;
-    signalled += taken;
-    next += taken > 0 ? taken : 1;
-  }
-  return varve_number(env, signalled);
-}
-
 const struct varve_export varve_descriptors_exports[] = {
   {"descriptorsReceive", descriptors_receive},
   {"descriptorsSend", descriptors_send},
   {"eventCreate", event_create},
   {"eventIs", event_is},
-  {"eventSignal", event_signal},
   {NULL, NULL},
 };

@@ -64,7 +64,11 @@ export interface DescriptorIo {
   awaitReadable(fd: number, completion: IoCompletion, tag: number): number
   /** What waits completes soon, with -ECANCELED unless it was signalled just before. */
   cancelWait(wait: number): void
-  /** Signals the first `count` of `fds`; what is no event is passed over. */
-  signal(fds: Int32Array, count: number): void
+  /**
+   * Signals an event; completes when it is. For `cancelWait`. Goes out with the turn, and never
+   * makes us wait: write(2) would, where its counter is full, if the other process makes the event
+   * a blocking one between our look at it and our write. Here a thread of the kernel waits instead.
+   */
+  signal(fd: number, completion: IoCompletion, tag: number): number
   closeDescriptor(fd: number): void
 }

@@ -10,6 +10,9 @@ import { RingListener } from './ring-listener.ts'
 import type { Ring } from './ring.ts'
 
 const EVENT_BYTES = 8
+/** Of the page that events are read to and written from: where the 1 that is written lies. */
+const ONE_AT = 64
+const EVENT_PAGE_BYTES = 4096
 const NO_WAIT = -1
 
 class RingDescriptorSocket implements DescriptorSocket, IoCompletion {
@@ -122,14 +125,17 @@ export class RingDescriptors implements DescriptorIo {
   readonly #listeners: Set<RingListener>
   /** Where the counts of events are read to; nobody looks at them. */
   readonly #eventOffset: number
+  readonly #onePair: Uint32Array
 
   /** `listeners`: closed by whoever shuts the ring down. */
   constructor(ring: Ring, binding: Binding, listeners: Set<RingListener>) {
     this.#ring = ring
     this.#binding = binding
     this.#listeners = listeners
-    this.#eventOffset = ring.arena.allocate(EVENT_BYTES)
+    this.#eventOffset = ring.arena.allocate(EVENT_PAGE_BYTES)
     assert(this.#eventOffset >= 0, 'the arena has a page for events')
+    ring.arena.memory.writeBigUInt64LE(1n, this.#eventOffset + ONE_AT)
+    this.#onePair = Uint32Array.of(this.#eventOffset + ONE_AT, EVENT_BYTES)
   }
 
   async listen(
@@ -161,7 +167,8 @@ export class RingDescriptors implements DescriptorIo {
   }
 
   isEvent(fd: number): boolean {
-    return this.#binding.eventIs(fd) === 1
+    // Nonblocking events are signalled without a thread.
+    return this.#binding.eventIs(fd) === 1 && this.#binding.setNonblocking(fd) >= 0
   }
 
   awaitEvent(fd: number, completion: IoCompletion, tag: number): number {
@@ -176,8 +183,8 @@ export class RingDescriptors implements DescriptorIo {
     this.#ring.cancel(wait)
   }
 
-  signal(fds: Int32Array, count: number): void {
-    if (count > 0) this.#binding.eventSignal(fds, count)
+  signal(fd: number, completion: IoCompletion, tag: number): number {
+    return this.#ring.put(fd, this.#onePair, 1, completion, tag)
   }
 
   closeDescriptor(fd: number): void {

@@ -182,7 +182,7 @@ export class Ring {
     count: number,
     completion: IoCompletion,
     tag: number,
-  ): void {
+  ): number {
     assert(count > 0 && count <= PIECES_PER_CALL_MAX, 'an operation has 1 to 1024 pieces')
     const header = this.#header
     const isFull =
@@ -201,6 +201,7 @@ export class Ring {
     this.#operations[at + 5] = start
     this.#operations[at + 6] = count
     header[HEADER_PAIRS] += count
+    return slot
   }
 
   /** Completes when the device can be read, or has ended. Returns what `cancel` takes. */
@@ -218,9 +219,15 @@ export class Ring {
     return this.#binding.ringTake(this.#handle, fd, pairs, count, results)
   }
 
-  /** Writes one message of `count` pieces to a device. */
-  put(fd: number, pairs: Uint32Array, count: number, completion: IoCompletion, tag: number): void {
-    this.#queueVectored(KIND_PUT, fd, pairs, 0, count, completion, tag)
+  /** Writes one message of `count` pieces to a device. Returns what `cancel` takes. */
+  put(
+    fd: number,
+    pairs: Uint32Array,
+    count: number,
+    completion: IoCompletion,
+    tag: number,
+  ): number {
+    return this.#queueVectored(KIND_PUT, fd, pairs, 0, count, completion, tag)
   }
 
   /** Completes with the new descriptor, or -errno. Returns what `cancel` takes. */

@@ -219,8 +219,6 @@ export interface Binding {
   eventCreate(): number
   /** 1 for an eventfd, 0 for anything else. */
   eventIs(fd: number): number
-  /** Adds 1 to each; what is no eventfd is passed over. How many were. */
-  eventSignal(fds: Int32Array, count: number): number
 }
 
 interface Loaded {

@@ -2,6 +2,7 @@
  * A vhost-user front end of our own: what a virtual machine monitor and the driver of its guest do,
  * over a real socket with shared memory and eventfds. Looks for answers by itself.
  */
+import { writeSync } from 'node:fs'
 import { setImmediate as turn } from 'node:timers/promises'
 import { assert, must } from '../../src/base/assert.ts'
 import { BlockType } from '../../src/export/vhost-user/block-request.ts'
@@ -23,6 +24,7 @@ const REPLY_TIMEOUT_MS = 10_000
 const USER_BASE = 0x7f00_0000_0000
 const GUEST_BASE = 0x1_0000_0000
 const NOTHING = new Uint8Array(0)
+const ONE = encodeUint64(1n)
 const SLOT_HEAD_BYTES = 4096
 
 export interface FrontEndOptions {
@@ -330,7 +332,7 @@ export class FrontEnd {
   #submit(queue: FrontQueue, slot: number, buffers: DriverBuffer[]): Promise<number> {
     const id = queue.driver.add(buffers)
     queue.slotOf.set(id, slot)
-    if (queue.driver.publish()) this.binding.eventSignal(Int32Array.of(queue.kick), 1)
+    if (queue.driver.publish()) this.kick(queue)
     const done = new Promise<number>((resolve) => queue.waiting.set(id, resolve))
     if (!this.#isPolling) void this.#poll()
     return done
@@ -344,6 +346,10 @@ export class FrontEnd {
       await turn()
     }
     this.#isPolling = false
+  }
+
+  kick({ kick }: FrontQueue = this.queues[0]): void {
+    writeSync(kick, ONE)
   }
 
   /** Takes what is done, in every queue. */

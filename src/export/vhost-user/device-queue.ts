@@ -49,16 +49,68 @@ class KickWait implements IoCompletion {
   }
 }
 
+/** Signals one eventfd, once for as often as it is asked to meanwhile, until it is closed. */
+class Signal implements IoCompletion {
+  readonly #io: Io
+  readonly #descriptors: DescriptorIo
+  readonly #fd: number
+  readonly #hook: TurnHook
+  #wait = NONE
+  #isWanted = false
+  #isClosed = false
+  #isOver = false
+
+  constructor(io: Io, descriptors: DescriptorIo, fd: number, hook: TurnHook) {
+    this.#io = io
+    this.#descriptors = descriptors
+    this.#fd = fd
+    this.#hook = hook
+  }
+
+  get isOver(): boolean {
+    return this.#isOver
+  }
+
+  send(): void {
+    if (this.#wait !== NONE) this.#isWanted = true
+    else if (!this.#isClosed) this.#wait = this.#descriptors.signal(this.#fd, this, 0)
+  }
+
+  /** A counter that is full has been signalled enough: how it went does not matter. */
+  ioComplete(): void {
+    this.#wait = NONE
+    if (this.#isClosed) {
+      this.#end()
+      this.#io.atTurnEnd(this.#hook)
+    } else if (this.#isWanted) {
+      this.#isWanted = false
+      this.send()
+    }
+  }
+
+  close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    if (this.#wait === NONE) this.#end()
+    else this.#descriptors.cancelWait(this.#wait)
+  }
+
+  #end(): void {
+    this.#isOver = true
+    this.#descriptors.closeDescriptor(this.#fd)
+  }
+}
+
 export class DeviceQueue {
   readonly #io: Io
   readonly #descriptors: DescriptorIo
   readonly #hook: TurnHook
   #ring: Virtqueue | null = null
   #kick: KickWait | null = null
+  #call: Signal | null = null
+  #error: Signal | null = null
   /** Those that were replaced and are not over yet. */
-  #oldKicks: KickWait[] = []
-  #callDescriptor = NONE
-  #errorDescriptor = NONE
+  #old: { readonly isOver: boolean }[] = []
   /** The guest wakes us at its next request. */
   #areKicksEnabled = false
   isEnabled = false
@@ -76,15 +128,10 @@ export class DeviceQueue {
     return this.#ring
   }
 
-  /** -1: the guest looks by itself. */
-  get callDescriptor(): number {
-    return this.#callDescriptor
-  }
-
-  /** Something of it is with the kernel. */
+  /** Something of it is with the kernel, or may be. */
   get isWaiting(): boolean {
-    this.#oldKicks = this.#oldKicks.filter(({ isOver }) => !isOver)
-    return this.#oldKicks.length > 0 || this.#kick?.isOver === false
+    this.#old = this.#old.filter(({ isOver }) => !isOver)
+    return this.#old.length > 0 || this.#kick?.isOver === false || this.#call !== null
   }
 
   setRing(ring: Virtqueue | null): void {
@@ -95,29 +142,31 @@ export class DeviceQueue {
 
   /** Owns the descriptor, an eventfd, from now on; null: there is none. */
   setKick(fd: number | null): void {
-    if (this.#kick !== null) {
-      this.#kick.close()
-      this.#oldKicks.push(this.#kick)
-    }
+    this.#retire(this.#kick)
     this.#kick = fd === null ? null : new KickWait(this.#io, this.#descriptors, fd, this.#hook)
   }
 
+  /** The same; null: the guest looks by itself. */
   setCall(fd: number | null): void {
-    this.#drop(this.#callDescriptor)
-    this.#callDescriptor = fd ?? NONE
+    this.#retire(this.#call)
+    this.#call = this.#signalOf(fd)
     // What the guest was not told of before, it is told now.
-    if (this.#ring !== null && fd !== null) this.#descriptors.signal(new Int32Array([fd]), 1)
+    if (this.#ring !== null) this.call()
   }
 
   setError(fd: number | null): void {
-    this.#drop(this.#errorDescriptor)
-    this.#errorDescriptor = fd ?? NONE
+    this.#retire(this.#error)
+    this.#error = this.#signalOf(fd)
+  }
+
+  /** Wakes the guest. */
+  call(): void {
+    this.#call?.send()
   }
 
   /** Says that the ring is broken, to a front end that listens. */
   signalError(): void {
-    if (this.#errorDescriptor === NONE) return
-    this.#descriptors.signal(new Int32Array([this.#errorDescriptor]), 1)
+    this.#error?.send()
   }
 
   /** A request was taken: while there are more to come, the guest need not wake us. */
@@ -136,13 +185,19 @@ export class DeviceQueue {
 
   close(): void {
     this.isEnabled = false
+    this.#ring = null
     this.setKick(null)
     this.setCall(null)
     this.setError(null)
-    this.#ring = null
   }
 
-  #drop(fd: number): void {
-    if (fd !== NONE) this.#descriptors.closeDescriptor(fd)
+  #signalOf(fd: number | null): Signal | null {
+    return fd === null ? null : new Signal(this.#io, this.#descriptors, fd, this.#hook)
+  }
+
+  #retire(event: KickWait | Signal | null): void {
+    if (event === null) return
+    event.close()
+    if (!event.isOver) this.#old.push(event)
   }
 }

@@ -44,7 +44,6 @@ export interface DeviceOwner {
 
 export class BlockDevice implements TurnHook, TargetCompletion {
   readonly #io: Io
-  readonly #descriptors: DescriptorIo
   readonly #memory: DeviceMemory
   readonly #target: ExportTarget
   readonly #owner: DeviceOwner
@@ -56,7 +55,6 @@ export class BlockDevice implements TurnHook, TargetCompletion {
   readonly #scratch: Buffer = Buffer.alloc(4 * KIB)
   readonly #scratchView: DataView
   readonly #range: BlockRange = { offsetBytes: 0, lengthBytes: 0, mayUnmap: false }
-  readonly #calls: Int32Array
   #map: MemoryMap = new MemoryMap([])
   #isPaused = false
   #isAbandoned = false
@@ -72,11 +70,9 @@ export class BlockDevice implements TurnHook, TargetCompletion {
     owner: DeviceOwner,
   ) {
     this.#io = io
-    this.#descriptors = descriptors
     this.#memory = memory
     this.#target = target
     this.#owner = owner
-    this.#calls = new Int32Array(queueCount)
     const { buffer, byteOffset, byteLength } = this.#scratch
     this.#scratchView = new DataView(buffer, byteOffset, byteLength)
     for (let index = 0; index < queueCount; index += 1) {
@@ -170,6 +166,7 @@ export class BlockDevice implements TurnHook, TargetCompletion {
       if (found === 'request') {
         if (!this.#begin(index, request)) return
       } else if (found === 'broken') {
+        queue.signalError()
         this.#owner.deviceFailed(`ring ${index}: ${ring.failure ?? 'broken'}`)
         return
       } else if (!queue.sleep()) {
@@ -318,14 +315,11 @@ export class BlockDevice implements TurnHook, TargetCompletion {
 
   /** Shows the guest what is done, and wakes it where it wants that. */
   #publish(): void {
-    let count = 0
     for (const queue of this.#queues) {
       if (!queue.hasNews) continue
       queue.hasNews = false
-      const isWanted = queue.ring?.publish() === true
-      if (isWanted && queue.callDescriptor >= 0) this.#calls[count++] = queue.callDescriptor
+      if (queue.ring?.publish() === true) queue.call()
     }
-    this.#descriptors.signal(this.#calls, count)
   }
 
   #release(operation: DiskOperation): void {

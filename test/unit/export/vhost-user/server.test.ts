@@ -312,7 +312,7 @@ t.test('memory that lies ends the connection and nothing else', { skip }, async 
       (frontEnd) => {
         const { layout } = frontEnd.queues[0].driver
         frontEnd.view.setUint16(layout.available + 2, 60000, true)
-        frontEnd.binding.eventSignal(Int32Array.of(frontEnd.queues[0].kick), 1)
+        frontEnd.kick()
       },
       /requests in a ring/,
     ],
@@ -337,7 +337,7 @@ t.test('memory that is taken away ends the connection and nothing else', { skip 
   const thief = await connect({ memory: fd })
   t.equal((await thief.flush()).status, OK)
   ftruncateSync(fd, 0)
-  thief.binding.eventSignal(Int32Array.of(thief.queues[0].kick), 1)
+  thief.kick()
   await until(() => reasons.length === 1)
   const honest = await connect()
   t.equal((await honest.flush()).status, OK)
