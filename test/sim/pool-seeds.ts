@@ -13,8 +13,8 @@ import type { SimReport } from './report.ts'
 import type { Script } from './script.ts'
 
 export const SUITE_SEED_COUNT = 1000
-/** Seven times what a half of the seeds takes on a quiet core. */
-export const SUITE_TIMEOUT_MS = 600_000
+/** Ten times what a half of the seeds takes on a quiet core. */
+export const SUITE_TIMEOUT_MS = 1_500_000
 
 const STEP_COUNT = 80
 /** A mounted filesystem takes 64 MiB of it; what nobody uses is never touched. */
