@@ -6,9 +6,11 @@ import {
   mkdtempSync,
   openSync,
   readFileSync,
+  readSync,
   readdirSync,
   rmSync,
   unlinkSync,
+  writeSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -275,6 +277,16 @@ for (const isPacked of [false, true]) {
     t.equal((await first.read(4096, 512)).data[0], 7)
   })
 }
+
+t.test('a guest that is woken too often makes nobody wait', { skip }, async (t) => {
+  const { connect } = await rig(t)
+  const frontEnd = await connect()
+  await frontEnd.flush()
+  const full = encodeUint64(0xffff_ffff_ffff_fffen)
+  readSync(frontEnd.queues[0].call, new Uint8Array(8))
+  writeSync(frontEnd.queues[0].call, full)
+  for (let count = 0; count < 5; count += 1) t.equal((await frontEnd.flush()).status, OK)
+})
 
 t.test('memory that lies ends the connection and nothing else', { skip }, async (t) => {
   const { connect, reasons } = await rig(t)
