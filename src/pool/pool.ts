@@ -458,13 +458,16 @@ export class Pool implements PoolOperations {
   async close(): Promise<void> {
     const { log, cohorts } = this.#core
     try {
-      for (const bulk of [...this.#imports]) await bulk.abort()
+      // One that cannot be given up must not keep what is behind it from ending, in the undo too.
+      const aborts = [...this.#imports].map((bulk) => bulk.abort())
+      await Promise.allSettled(aborts)
       await this.#usage.close()
       await Promise.all([this.#scrub.close(), this.#scrubSchedule?.close()])
       await this.#upkeep.close()
       await this.#background?.catch(() => undefined)
       assert(this.#writes.pendingCount === 0, 'a pool closes with nothing pending')
       await cohorts.grace()
+      await Promise.all(aborts)
       if (log.failure === 0) {
         await this.#checkpointer.run({ clean: true })
         await this.#core.fingerprints.save(this.#superblock.current.generation)

@@ -366,3 +366,20 @@ t.test(
     }
   },
 )
+
+t.test('a pool closes though imports cannot be given up, and says so', async (t) => {
+  for (const skip of [0, 1]) {
+    const world = await SimWorld.create({ seed: 7, arenaMemory })
+    for (const name of ['a', 'b']) {
+      const bulk = await world.run(world.pool.beginImport({ name, sizeBytes: 64 * BLOCK }))
+      await world.run(bulk.write(0, Buffer.alloc(BLOCK, name)))
+    }
+    world.io.addFault({ kind: 'sync-error', path: '/segments', skip, times: 1, errno: Errno.EIO })
+    await t.rejects(world.run(world.pool.close()), { code: 'io' }, `folder sync ${skip}`)
+    world.io.disk.clearFaults()
+    await world.open({ codecs })
+    t.strictSame(await world.run(world.pool.volumes()), [])
+    await world.close()
+    t.strictSame((await world.run(checkPool(world.io, checksum, codecs, POOL))).errors, [])
+  }
+})
