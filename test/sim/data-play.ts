@@ -59,6 +59,8 @@ function newStep(world: World): DataStep {
     guest: (volume) => world.guest(volume),
     mayFailToRead: () => world.isTainted,
     contents: world.contents,
+    followChance: world.traits.followChance,
+    near: world.near,
     promised: () => world.notePromise(),
     log: (line) => world.note(line),
   })

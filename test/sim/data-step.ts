@@ -17,6 +17,16 @@ import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp, writeStamp } from './stamps
 
 export type DataKind = 'write' | 'trim' | 'zero' | 'read' | 'flush'
 
+interface BlockRange {
+  firstBlock: number
+  blockCount: number
+}
+
+/** Where the last request was drawn, in this step or an earlier one. */
+export interface Near {
+  last: BlockRange | null
+}
+
 export interface DataContext {
   prng: Prng
   arena: Arena
@@ -30,6 +40,9 @@ export interface DataContext {
   /** Something is damaged: a read may give an error. */
   mayFailToRead(): boolean
   contents: Contents
+  /** Chance that a request goes where the one before it went, or right behind. */
+  followChance: number
+  near: Near
   /** A flush, or a request with FUA, was answered. */
   promised(): void
   log: (line: string) => void
@@ -199,11 +212,14 @@ export class DataStep implements TargetCompletion {
   }
 
   #draw(kind: DataKind, volume: string): Request | null {
-    const { prng } = this.#context
+    const { prng, near } = this.#context
     const { geometry, sizeBytes } = this.#after.get(volume) as ModelVolume
     if (kind === 'trim' && prng.chance(0.1)) return this.#placeWide(volume, geometry, sizeBytes)
     const crowded = prng.chance(this.#context.crowdChance) ? this.#pickBusy(volume) : -1
     if (crowded >= 0) return this.#drawWithin(kind, volume, geometry, crowded)
+    if (near.last !== null && prng.chance(this.#context.followChance)) {
+      return this.#drawNear(kind, volume, geometry, near.last)
+    }
     const window = prng.pick(geometry.windows)
     const lengthMax = Math.min(window.blockCount, prng.pick([1, 2, 8, 64, 256]))
     // As clients do, of some lengths more often than of others.
@@ -217,6 +233,27 @@ export class DataStep implements TargetCompletion {
       sectorCount = prng.between(1, sectorCount - cut)
     }
     if (!this.#isWithin(volume, window, firstSector, sectorCount)) return null
+    this.#context.near.last = { firstBlock: window.startBlock + firstBlock, blockCount }
+    return this.#place(kind, volume, window, firstSector, sectorCount)
+  }
+
+  /** The same blocks once more, or as many behind them: of this disk or another. */
+  #drawNear(
+    kind: DataKind,
+    volume: string,
+    { windows }: Geometry,
+    { firstBlock, blockCount }: BlockRange,
+  ): Request | null {
+    const first = this.#context.prng.chance(0.5) ? firstBlock : firstBlock + blockCount
+    const window = windows.find(
+      ({ startBlock, blockCount: count }) => first >= startBlock && first < startBlock + count,
+    )
+    if (window === undefined) return null
+    const within = first - window.startBlock
+    const firstSector = within * SECTORS_PER_BLOCK
+    const sectorCount = Math.min(blockCount, window.blockCount - within) * SECTORS_PER_BLOCK
+    if (!this.#isWithin(volume, window, firstSector, sectorCount)) return null
+    this.#context.near.last = { firstBlock: first, blockCount }
     return this.#place(kind, volume, window, firstSector, sectorCount)
   }
 

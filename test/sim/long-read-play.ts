@@ -1,21 +1,31 @@
 /** Reads that outlast the steps beside them. */
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
+import { playData } from './data-play.ts'
 import { LongRead } from './long-read.ts'
 import { SECTORS_PER_BLOCK } from './stamps.ts'
+import { playUpkeep } from './upkeep-play.ts'
 import type { World } from './world.ts'
 
 const READ_COUNT_MAX = 4
 const UNDER_WAY_COUNT_MAX = 12
 const BLOCK_COUNT_MAX = 32
+const SWEPT_CHANCE = 0.4
 
-/** Some reads of one volume, and a disk that is late with what they ask first. */
-export function playLongRead(world: World): void {
+/** Some reads of one volume, late ones; what they read may be overwritten and swept right away. */
+export async function playLongRead(world: World): Promise<void> {
+  beginReads(world)
+  if (!world.prng.chance(SWEPT_CHANCE)) return
+  await playData(world, ['write', 'trim'], world.traits.requestCountMax)
+  if (!world.hasFailed) await playUpkeep(world, null)
+}
+
+function beginReads(world: World): void {
   const { prng, io, history } = world
   const volumes = [...history.latest.values()]
   if (volumes.length === 0 || world.longReads.length >= UNDER_WAY_COUNT_MAX) return
   const { name, geometry, sizeBytes } = prng.pick(volumes)
   const readCount = prng.between(1, READ_COUNT_MAX)
-  const delayMs = prng.pick([10, 100, 1000, 5000])
+  const delayMs = prng.pick([10, 200, 1000, 5000])
   io.delayReads(readCount, delayMs)
   world.note(`${readCount} reads of ${name}, ${delayMs} ms late`)
   for (let count = 0; count < readCount; count += 1) {

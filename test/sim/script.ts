@@ -54,6 +54,8 @@ export interface Traits {
   requestCountMax: number
   /** Chance that a request goes to a block that another one is about to change. */
   crowdChance: number
+  /** Chance that a request goes where the one before it went, or right behind. */
+  followChance: number
   /** Chance that a world ends with the page cache lost, and not only the process. */
   powerChance: number
   /** How much of what is written has been written before. */
@@ -84,7 +86,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   data: 30,
   flush: 4,
   fill: 0.3,
-  longRead: 4,
+  longRead: 5,
   checkpoint: 2,
   reclaim: 1.5,
   settle: 5,
@@ -164,6 +166,7 @@ function drawTraits(prng: Prng, faults: boolean): Traits {
     repeatWeight: prng.pick([1, 5, 20]),
     crowdChance: prng.pick([0, 0.1, 0.4]),
     powerChance: prng.pick([0.3, 0.8, 1]),
+    followChance: prng.pick([0, 0.1, 0.4]),
   }
 }
 

@@ -9,6 +9,7 @@ import type { OpenImport, Maintenance } from './background.ts'
 import { Contents } from './contents.ts'
 import type { Coverage } from './coverage.ts'
 import { SimViolation } from './data-step.ts'
+import type { Near } from './data-step.ts'
 import { DiskIds } from './disk-ids.ts'
 import { Doors } from './doors.ts'
 import type { Guest } from './guest.ts'
@@ -42,7 +43,7 @@ const PLENTY_BYTES = 2 ** 40
 /** Enough where no filesystem is mounted, and little enough to run short of now and then. */
 const SMALL_ARENA_BYTES = 16 * 1024 * 1024
 /** Where a cut hurts most. */
-const CUT_OPERATIONS = ['write', 'sync', 'answer'] as const
+const CUT_OPERATIONS = ['write', 'sync', 'answer', 'roll'] as const
 type CutOperation = (typeof CUT_OPERATIONS)[number]
 const CUT_PATHS = ['superblock', '.seg', ''] as const
 const CUT_RECOVERY_CHANCE = 0.2
@@ -74,10 +75,13 @@ export class World {
   longReads: LongRead[] = []
   /** No more ends are planned. */
   isEnding = false
+  readonly near: Near = { last: null }
   /** The world ends soon after so many more of these; null: no such end is planned. */
   #cut: { operation: CutOperation; path: string; leftCount: number } | null = null
   /** A disk without room, which a crash or a close does not give any. */
   staysFull = false
+  /** Where the last write to a segment went. */
+  #segmentPath = ''
   /** The page cache has what no sync will write any more. */
   #isCacheAhead = false
   readonly #diskIds: DiskIds = new DiskIds()
@@ -102,6 +106,7 @@ export class World {
     const seed = this.prng.nextU32()
     const touched = (operation: 'write' | 'sync', path: string): void => {
       this.#countToCut(operation, path)
+      if (operation === 'write' && path.endsWith('.seg')) this.#noteSegment(path)
     }
     const traced = trace === undefined ? {} : { trace }
     this.io = new SimIo({ seed, arenaMemory: memory, touched, ...traced })
@@ -192,9 +197,15 @@ export class World {
   planCut(): void {
     const { prng } = this
     const operation = prng.pick(CUT_OPERATIONS)
-    const path = operation === 'answer' ? '' : prng.pick(CUT_PATHS)
+    const path = operation === 'write' || operation === 'sync' ? prng.pick(CUT_PATHS) : ''
     const leftCount = prng.between(1, prng.pick(path === '.seg' ? [3, 30] : [1, 3]))
     this.#cut = { operation, path, leftCount }
+  }
+
+  /** The log goes on in another segment, and neither may be synced. */
+  #noteSegment(path: string): void {
+    if (path !== this.#segmentPath && this.#segmentPath !== '') this.#countToCut('roll', '')
+    this.#segmentPath = path
   }
 
   /** A client was told that something is durable. */
