@@ -60,7 +60,8 @@ interface Reply {
 
 /** One virtqueue with its events and the memory of its requests. */
 interface FrontQueue {
-  readonly driver: Driver
+  readonly offset: number
+  driver: Driver
   readonly kick: number
   readonly call: number
   readonly dataOffset: number
@@ -234,7 +235,13 @@ export class FrontEnd {
     }
   }
 
-  #addQueue(offset: number): void {
+  /** A driver that knows nothing of what was. */
+  resetQueue(index: number): void {
+    const queue = this.queues[index]
+    queue.driver = this.#driverAt(queue.offset)
+  }
+
+  #driverAt(offset: number): Driver {
     const { queueSize, isPacked, hasEventIndex, isIndirect } = this.#options
     const options = {
       view: this.view,
@@ -244,8 +251,14 @@ export class FrontEnd {
       hasEventIndex,
       isIndirect,
     }
+    return isPacked ? new PackedDriver(options) : new SplitDriver(options)
+  }
+
+  #addQueue(offset: number): void {
+    const { queueSize } = this.#options
     this.queues.push({
-      driver: isPacked ? new PackedDriver(options) : new SplitDriver(options),
+      offset,
+      driver: this.#driverAt(offset),
       kick: this.binding.eventCreate(),
       call: this.binding.eventCreate(),
       dataOffset: offset + ringBytes(queueSize),

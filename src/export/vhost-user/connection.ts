@@ -192,6 +192,7 @@ export class Connection implements IoCompletion, TurnHook, SessionHost, DeviceOw
   stopRing(queue: number): number {
     const one = this.#device.queueAt(queue)
     const base = one.ring?.base ?? 0
+    one.ring?.finish()
     this.#setups[queue] = null
     this.#device.setRing(queue, null)
     one.setKick(null)

@@ -66,6 +66,11 @@ export class SplitInflight {
     return fault ?? this.#survivors()
   }
 
+  /** Whatever ring comes next begins anew: a driver that starts again counts from 0. */
+  reset(): void {
+    Atomics.store(this.#words, 4, 0)
+  }
+
   /** A new request was taken. */
   taken(head: number): void {
     const at = HEAD_BYTES + ENTRY_BYTES * head

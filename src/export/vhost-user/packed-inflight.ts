@@ -77,6 +77,11 @@ export class PackedInflight {
     return this.#survivors()
   }
 
+  /** Whatever ring comes next begins anew. */
+  reset(): void {
+    this.#view.setUint16(8, 0, true)
+  }
+
   /** Copies descriptor `index` of the request that is being looked at. */
   collected(index: number, low: number, high: number, length: number, flags: number): void {
     if (index === 0) this.#free.push(...this.#collected.splice(0))

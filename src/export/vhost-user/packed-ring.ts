@@ -200,6 +200,10 @@ export class PackedRing implements Virtqueue {
     Atomics.store(this.#deviceEvent, 1, EVENT_DISABLE)
   }
 
+  finish(): void {
+    this.#inflight?.reset()
+  }
+
   #recover(): number[] | string {
     if (this.#taken >= this.#size || this.#used >= this.#size) return 'a place beyond the ring'
     if (this.#inflight === null) return []

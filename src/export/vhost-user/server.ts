@@ -16,6 +16,8 @@ import { DeviceMemory, MemoryShare } from './device-memory.ts'
 const ARENA_FRACTION = 1 / 8
 /** Offered by every disk: one for each processor of a usual guest. */
 const QUEUE_COUNT = 16
+/** Of those that are turned away, so many are told of. */
+const REFUSAL_INTERVAL_MS = 1000
 /** How long a new size of a disk may be unknown to its guest. */
 const TICK_MS = 250
 
@@ -27,7 +29,7 @@ export interface VhostUserOptions {
    * nothing is written.
    */
   readonly directoryOf: (peer: PeerIdentity, isReadOnly: boolean) => ExportDirectory | null
-  /** Told when a front end has gone or was turned away, and why. */
+  /** Told when a front end has gone or (once a second at most) was turned away, and why. */
   readonly onDisconnect?: (peer: string, exportName: string, reason: string) => void
 }
 
@@ -53,6 +55,7 @@ export class VhostUserServer {
   readonly #places: Map<string, Place> = new Map()
   readonly #connections: Set<Connection> = new Set()
   #cancelTick: () => void = () => undefined
+  #refusedMs = -REFUSAL_INTERVAL_MS
   #isClosing = false
   #onEmpty: (() => void) | null = null
 
@@ -123,11 +126,17 @@ export class VhostUserServer {
     })
   }
 
+  /** Whoever comes again and again does not fill the log. */
+  #refuse(place: Place, socket: DescriptorSocket, reason: string): void {
+    socket.close()
+    const nowMs = this.#io.nowMs()
+    if (nowMs - this.#refusedMs < REFUSAL_INTERVAL_MS) return
+    this.#refusedMs = nowMs
+    this.#options.onDisconnect?.(socket.peer, place.name, reason)
+  }
+
   #accept(place: Place, socket: DescriptorSocket): void {
-    const refuse = (reason: string): void => {
-      socket.close()
-      this.#options.onDisconnect?.(socket.peer, place.name, reason)
-    }
+    const refuse = (reason: string): void => this.#refuse(place, socket, reason)
     const directory = this.#options.directoryOf(socket.identity, place.isReadOnly)
     if (directory === null) return refuse(`not for ${describePeer(socket.identity)}`)
     if (this.#isClosing) return refuse('the server is shutting down')

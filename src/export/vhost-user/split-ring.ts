@@ -180,6 +180,10 @@ export class SplitRing implements Virtqueue {
     if (!this.#hasEventIndex) Atomics.store(this.#usedHead, 0, USED_NO_NOTIFY)
   }
 
+  finish(): void {
+    this.#inflight?.reset()
+  }
+
   #waitingCount(): number {
     return (Atomics.load(this.#available, INDEX) - this.#takenCount) & 0xffff
   }

@@ -35,6 +35,8 @@ export interface Virtqueue {
   enableKicks(): boolean
   /** Tells the guest that it need not wake us. */
   disableKicks(): void
+  /** It ends as it should, with nothing at work: another ring may come in its place. */
+  finish(): void
 }
 
 export interface QueueOptions {

@@ -252,6 +252,61 @@ t.test('stopping a ring waits for what is at work', { skip }, async (t) => {
   t.equal((await frontEnd.read(0, 512)).data[0], 9, 'it goes on where it stood')
 })
 
+t.test('memory is shared anew while rings are at work', { skip }, async (t) => {
+  for (const isPacked of [false, true]) {
+    const { connect } = await rig(t)
+    const frontEnd = await connect({ isPacked, inflight: 'new' })
+    for (let round = 0; round < 100; round += 1) {
+      const write = frontEnd.write(512 * round, Buffer.alloc(512, round))
+      if (round % 10 === 0) {
+        frontEnd.send(Request.SET_MEM_TABLE, frontEnd.memoryTable(), [frontEnd.memory])
+      }
+      t.equal((await write).status, OK)
+      t.equal((await frontEnd.read(512 * round, 512)).data[511], round)
+    }
+  }
+})
+
+t.test('a region can be added, not twice, and taken away', { skip }, async (t) => {
+  const { connect, reasons } = await rig(t)
+  const frontEnd = await connect()
+  const region = (guestAddress: bigint): Uint8Array => {
+    const view = new DataView(new ArrayBuffer(40))
+    view.setBigUint64(8, guestAddress, true)
+    view.setBigUint64(16, 65536n, true)
+    view.setBigUint64(24, guestAddress, true)
+    return new Uint8Array(view.buffer)
+  }
+  const fd = frontEnd.binding.sharedCreate(65536)
+  frontEnd.send(Request.ADD_MEM_REG, region(0n), [fd])
+  t.equal((await frontEnd.flush()).status, OK)
+  frontEnd.send(Request.REM_MEM_REG, region(0n))
+  frontEnd.send(Request.ADD_MEM_REG, region(0n), [fd])
+  t.equal((await frontEnd.flush()).status, OK)
+  frontEnd.send(Request.ADD_MEM_REG, region(0n), [fd])
+  await until(() => reasons.length === 1)
+  t.match(reasons[0], /overlap/)
+})
+
+for (const isPacked of [false, true]) {
+  const kind = isPacked ? 'packed' : 'split'
+  t.test(
+    `${kind}: a driver that starts again is not taken for the old one`,
+    { skip },
+    async (t) => {
+      const { connect } = await rig(t)
+      const options = { isPacked, inflight: 'new' } as const
+      const frontEnd = await connect(options)
+      for (let round = 0; round < 150; round += 1) await frontEnd.flush()
+      await frontEnd.stop(0)
+      // Its rings are as new; the record of what is in flight is not.
+      frontEnd.resetQueue(0)
+      frontEnd.startQueue(0)
+      t.equal((await frontEnd.flush()).status, OK)
+    },
+  )
+}
+
 for (const isPacked of [false, true]) {
   const kind = isPacked ? 'packed' : 'split'
   t.test(`${kind}: what a dead server had taken, the next one carries out`, { skip }, async (t) => {
