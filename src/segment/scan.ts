@@ -224,6 +224,11 @@ export class SegmentScanner {
     return bad === -1 ? header : null
   }
 
+  /**
+   * Reads a window from `slot` on; 0: the file ends before it. What lies past the end reads as
+   * zeros, as it will when sealing has made the file longer: a record of which only zeros are
+   * missing must not be torn for this recovery and whole for a later one.
+   */
   async #fill(file: IoFile, slot: number): Promise<number> {
     const lengthBytes = Math.min(WINDOW_BYTES, (DATA_SLOT_END - slot) * BLOCK_SIZE_BYTES)
     if (lengthBytes <= 0) return 0
@@ -236,6 +241,8 @@ export class SegmentScanner {
         hint: 'repair the disk, or open the pool on a copy of it',
       })
     }
-    return result
+    if (result === 0) return 0
+    this.#io.arena.memory.fill(0, this.#window + result, this.#window + lengthBytes)
+    return lengthBytes
   }
 }

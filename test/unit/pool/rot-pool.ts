@@ -132,7 +132,7 @@ export async function layOut(
   seed: number,
   damaged?: DamagedPage,
 ): Promise<SimWorld> {
-  const world = await SimWorld.on({ seed, arenaMemory })
+  const world = await SimWorld.empty({ seed, arenaMemory })
   await world.run(image.lay(world.io, POOL, damaged))
   return world
 }

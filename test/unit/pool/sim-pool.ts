@@ -36,11 +36,6 @@ export class SimWorld {
   }
 
   /** A world without a pool. */
-  static async on(options: SimIoOptions): Promise<SimWorld> {
-    return new SimWorld(new SimIo(options), await openChecksum())
-  }
-
-  /** A world without a pool. */
   static async empty(options: SimIoOptions): Promise<SimWorld> {
     return new SimWorld(new SimIo(options), await openChecksum())
   }
