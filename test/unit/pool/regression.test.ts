@@ -6,7 +6,10 @@ import { Errno, OperatingError } from '../../../src/base/errors.ts'
 import { MIB } from '../../../src/base/units.ts'
 import { WRITE_FUA } from '../../../src/export/target.ts'
 import { SegmentKind, segmentFileName } from '../../../src/format/segment.ts'
-import { SUPERBLOCK_UNFINISHED_COUNT_MAX, decodeSuperblock } from '../../../src/format/superblock.ts'
+import {
+  SUPERBLOCK_UNFINISHED_COUNT_MAX,
+  decodeSuperblock,
+} from '../../../src/format/superblock.ts'
 import type { IoFile } from '../../../src/io/io.ts'
 import { IMPORT_COUNT_MAX } from '../../../src/pool/open.ts'
 import { Pool } from '../../../src/pool/pool.ts'
