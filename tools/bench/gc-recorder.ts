@@ -3,20 +3,22 @@
  * of each thread, and writes them when the process ends. Nothing of Varve knows of it.
  */
 import { writeFileSync } from 'node:fs'
-import { PerformanceObserver } from 'node:perf_hooks'
+import { PerformanceObserver, type PerformanceEntry } from 'node:perf_hooks'
 import { threadId } from 'node:worker_threads'
 
 const path = process.env['VARVE_BENCH_GC_FILE']
 if (path !== undefined) {
-  const pausesMs: number[] = []
-  const observer = new PerformanceObserver((list) => {
-    for (const { duration } of list.getEntries()) pausesMs.push(duration)
-  })
+  const pauses: { kind: number; ms: number }[] = []
+  const note = (entry: PerformanceEntry): void => {
+    const { detail, duration } = entry as PerformanceEntry & { detail: { kind: number } }
+    pauses.push({ kind: detail.kind, ms: duration })
+  }
+  const observer = new PerformanceObserver((list) => list.getEntries().forEach(note))
   observer.observe({ entryTypes: ['gc'] })
   process.once('exit', () => {
     // What has not been handed over yet.
-    for (const { duration } of observer.takeRecords()) pausesMs.push(duration)
-    const record = { uptimeMs: performance.now(), pausesMs }
+    observer.takeRecords().forEach(note)
+    const record = { uptimeMs: performance.now(), pauses }
     writeFileSync(`${path}.${threadId}`, JSON.stringify(record))
   })
 }

@@ -5,7 +5,7 @@
 import { join } from 'node:path'
 import { GIB, MIB, formatSize } from '../../src/base/units.ts'
 import { fio, type Workload } from './fio.ts'
-import { readGcPauses, recordGc, type GcPauses } from './gc-pauses.ts'
+import { readGcPauses, recordGc, type GcPauses, type Pauses } from './gc-pauses.ts'
 import { fillDisk, RESIDENT_MIB_MAX } from './nbd.ts'
 import { memoryOf } from './process-cost.ts'
 import type { BenchOptions, BenchReport } from './report.ts'
@@ -83,6 +83,11 @@ async function moveMuch(
   return { atStartBytes, filledBytes, halfWayBytes, peakBytes, atEndBytes, movedBytes, samples }
 }
 
+function pauseCells({ count, medianMs, p99Ms, maxMs, part }: Pauses): string[] {
+  const times = [medianMs, p99Ms, maxMs].map((ms) => ms.toFixed(2))
+  return [String(count), ...times, `${(part * 100).toFixed(2)} %`]
+}
+
 function describe(resident: Resident, gc: GcPauses): BenchReport {
   const { atStartBytes, filledBytes, halfWayBytes, peakBytes, atEndBytes, movedBytes } = resident
   const rows = [
@@ -92,11 +97,6 @@ function describe(resident: Resident, gc: GcPauses): BenchReport {
     ['at most', peakBytes],
     [`after ${formatSize(movedBytes)}`, atEndBytes],
   ] as const
-  const pauses = [
-    String(gc.count),
-    ...[gc.medianMs, gc.p99Ms, gc.maxMs].map((ms) => ms.toFixed(2)),
-    `${(gc.part * 100).toFixed(2)} %`,
-  ]
   return {
     tables: [
       {
@@ -107,7 +107,11 @@ function describe(resident: Resident, gc: GcPauses): BenchReport {
       {
         title: 'Pauses of its garbage collector',
         header: ['', 'count', 'p50, ms', 'p99, ms', 'longest, ms', 'of all time'],
-        rows: [['all threads', ...pauses]],
+        rows: [
+          ['all', ...pauseCells(gc.all)],
+          ['young generation', ...pauseCells(gc.minor)],
+          ['everything', ...pauseCells(gc.major)],
+        ],
       },
     ],
     bars: [
@@ -120,7 +124,7 @@ function describe(resident: Resident, gc: GcPauses): BenchReport {
       {
         what: 'p99 of the pauses',
         demanded: { atMost: PAUSE_P99_MS_MAX },
-        measured: gc.p99Ms,
+        measured: gc.all.p99Ms,
         unit: 'ms',
       },
     ],
