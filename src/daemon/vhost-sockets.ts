@@ -31,6 +31,8 @@ export class VhostSockets {
   readonly #asked: Set<string> = new Set()
   /** Names that no socket could be made for, told once. */
   readonly #failed: Set<string> = new Set()
+  readonly #countMax: number
+  #isFullTold = false
   #last: Promise<unknown> = Promise.resolve()
 
   private constructor(
@@ -39,7 +41,9 @@ export class VhostSockets {
     poolPath: string,
     folder: string | null,
     log: ControlLog,
+    countMax: number,
   ) {
+    this.#countMax = countMax
     this.#server = server
     this.#disks = disks
     this.#poolPath = poolPath
@@ -49,17 +53,21 @@ export class VhostSockets {
     this.#timer.unref()
   }
 
-  /** `folder`: of the sockets for everything; made if it is not there. Null: only what is asked. */
+  /**
+   * `folder`: of the sockets for everything, `countMax` at most; made if it is not there. Null:
+   * only what is asked.
+   */
   static async start(
     server: VhostUserServer,
     disks: ExportDirectory,
     poolPath: string,
     folder: string | null,
     log: ControlLog,
+    countMax: number = SOCKET_COUNT_MAX,
   ): Promise<VhostSockets> {
     const path = folder === null ? null : resolve(folder)
     if (path !== null) await makeFolder(path)
-    const sockets = new VhostSockets(server, disks, poolPath, path, log)
+    const sockets = new VhostSockets(server, disks, poolPath, path, log, countMax)
     await sockets.refresh()
     return sockets
   }
@@ -128,21 +136,32 @@ export class VhostSockets {
     )
     for (const { name, readOnly } of ordered) {
       const path = this.#placeOf(name, false)
-      if (this.#sockets.has(path) || this.#failed.has(name)) continue
+      if (this.#sockets.has(path)) continue
+      if (this.#sockets.size >= this.#countMax) {
+        this.#tellFull()
+        return
+      }
       await this.#tryOpen({ name, path, readOnly })
     }
   }
 
   async #tryOpen(socket: ExportSocket): Promise<void> {
     try {
-      if (this.#sockets.size >= SOCKET_COUNT_MAX) {
-        throw new OperatingError('out-of-range', `there are ${SOCKET_COUNT_MAX} sockets already`)
-      }
       await this.#open(socket)
+      this.#failed.delete(socket.name)
     } catch (error) {
+      // Tried again, and told once.
+      if (this.#failed.has(socket.name)) return
       this.#failed.add(socket.name)
       this.#log.warn({ export: socket.name, error }, 'no vhost-user socket for a disk')
     }
+  }
+
+  #tellFull(): void {
+    if (this.#isFullTold) return
+    this.#isFullTold = true
+    const remedy = 'varve export-socket NAME'
+    this.#log.warn({ count: this.#countMax, remedy }, 'no more vhost-user sockets than these')
   }
 
   async #open(socket: ExportSocket): Promise<void> {
