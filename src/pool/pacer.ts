@@ -59,6 +59,7 @@ export class Pacer {
     if (isBusy) {
       const stepMs = nowMs - this.#stepStartedMs
       await this.#sleep(Math.max(1, stepMs * (SHARE_DENOMINATOR - 1)))
+      this.verifyWanted()
     } else {
       await this.#io.pause()
     }
@@ -69,9 +70,19 @@ export class Pacer {
     this.#stepStartedMs = this.#io.nowMs()
   }
 
+  /**
+   * Ends early when the work is given up: a pool that closes waits for it, and a timer alone keeps
+   * no process alive, which then ended in the middle of closing.
+   */
   #sleep(delayMs: number): Promise<void> {
     return new Promise((resolve) => {
-      this.#io.setTimer(delayMs, resolve)
+      const end = (): void => {
+        cancel()
+        for (const signal of this.#signals) signal?.removeEventListener('abort', end)
+        resolve()
+      }
+      const cancel = this.#io.setTimer(delayMs, end)
+      for (const signal of this.#signals) signal?.addEventListener('abort', end)
     })
   }
 }
