@@ -41,11 +41,26 @@ export class SegmentState {
   pinCount = 0
   /** The file left the cache of open files while it was pinned. */
   closeWhenIdle = false
+  #idleWaiters: (() => void)[] = []
 
   constructor(id: number) {
     this.id = id
     statesMade += 1
     this.serial = statesMade
+  }
+
+  /** Resolves when nothing is pinned any more; there may be pins again by then. */
+  whenIdle(): Promise<void> {
+    if (this.pinCount === 0) return Promise.resolve()
+    return new Promise((resolve) => {
+      this.#idleWaiters.push(resolve)
+    })
+  }
+
+  /** Once the last pin has gone. */
+  noteIdle(): void {
+    if (this.#idleWaiters.length === 0) return
+    for (const resolve of this.#idleWaiters.splice(0)) resolve()
   }
 
   /** True when a directory says where its blocks are; known once the footer was read. */

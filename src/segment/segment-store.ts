@@ -465,7 +465,7 @@ export class SegmentStore {
     const state = this.get(id)
     this.#segments.delete(id)
     this.#allocated.noteDeleted(id)
-    while (state.pinCount > 0) await this.io.pause()
+    while (state.pinCount > 0) await state.whenIdle()
     for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) {
       this.#tablePages.delete(id * TABLE_PAGE_COUNT + i)
     }
@@ -529,7 +529,7 @@ export class SegmentStore {
 
   async close(): Promise<void> {
     for (const state of this.#segments.values()) {
-      while (state.pinCount > 0) await this.io.pause()
+      while (state.pinCount > 0) await state.whenIdle()
       const file = state.file
       state.file = null
       if (file !== null) await this.io.close(file)
@@ -557,7 +557,9 @@ export class SegmentStore {
   unpin(state: SegmentState): void {
     state.pinCount -= 1
     assert(state.pinCount >= 0, 'what is unpinned was pinned')
-    if (state.pinCount === 0 && state.closeWhenIdle) this.#closeFile(state)
+    if (state.pinCount > 0) return
+    if (state.closeWhenIdle) this.#closeFile(state)
+    state.noteIdle()
   }
 
   async #pin(state: SegmentState): Promise<IoFile> {
