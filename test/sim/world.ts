@@ -82,6 +82,8 @@ export class World {
   staysFull = false
   /** Where the last write to a segment went. */
   #segmentPath = ''
+  /** An opening met a damaged superblock, and may have made an older page of it the truth. */
+  #mayBeStale = false
   /** The page cache has what no sync will write any more. */
   #isCacheAhead = false
   readonly #diskIds: DiskIds = new DiskIds()
@@ -430,7 +432,9 @@ export class World {
     if (this.prng.chance(0.7) || !this.isTainted) this.io.disk.clearFaults()
     this.giveRoom()
     this.note('reboot')
-    const isSound = this.io.disk.damaged().length === 0 && !this.io.disk.hasFaults
+    const damaged = this.io.disk.damaged()
+    if (damaged.some(({ path }) => path.endsWith('/superblock'))) this.#mayBeStale = true
+    const isSound = damaged.length === 0 && !this.io.disk.hasFaults && !this.#mayBeStale
     if (isSound && this.traits.hasDamage && this.prng.chance(ROT_AT_BOOT_CHANCE))
       this.#rotSuperblock()
   }
