@@ -12,6 +12,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { HttpService } from '../../src/api/http-service.ts'
 import { Prng } from '../../src/base/prng.ts'
 import { MIB } from '../../src/base/units.ts'
+import { FINGERPRINT_FILE } from '../../src/format/fingerprints.ts'
+import { SCRUB_FILE } from '../../src/format/scrub-state.ts'
+import { SEGMENT_FOLDER } from '../../src/format/segment.ts'
+import { SUPERBLOCK_FILE } from '../../src/format/superblock.ts'
+import { RESERVE_FOLDER } from '../../src/pool/reserve.ts'
 import { NbdClient } from '../../test/support/nbd-client.ts'
 import { ServedPool, mustVarve } from '../../test/support/varve-process.ts'
 import { BLOCK_BYTES } from './block-model.ts'
@@ -21,6 +26,15 @@ import { clearBelow, leftBelow } from './host-leftovers.ts'
 import { Meter, leaksOf } from './meter.ts'
 import type { MeterReport } from './meter.ts'
 
+/** What a closed pool's folder may hold. */
+const POOL_NAMES: readonly string[] = [
+  SUPERBLOCK_FILE,
+  SEGMENT_FOLDER,
+  RESERVE_FOLDER,
+  FINGERPRINT_FILE,
+  SCRUB_FILE,
+  'lock',
+]
 const BLOCK_COUNT = 4096
 const SNAPSHOTS_PER_DISK_MAX = 4
 const IMPORT_BYTES: number = 32 * MIB
@@ -389,9 +403,8 @@ class Soak {
     await mustVarve(this.#pool, 'check')
     const emptyBytes = await this.#segmentBytes()
     if (emptyBytes > EMPTY_POOL_BYTES_MAX) complaints.push(`empty, it takes ${emptyBytes} bytes`)
-    const known = ['superblock', 'segments', 'lock', 'reserve', 'fingerprints']
     for (const name of await readdir(this.#pool)) {
-      if (!known.includes(name)) complaints.push(`left in the pool: ${name}`)
+      if (!POOL_NAMES.includes(name)) complaints.push(`left in the pool: ${name}`)
     }
     const lock = await readFile(join(this.#pool, 'lock'), 'utf8')
     if (lock !== '') complaints.push(`the lock says ${lock}`)
