@@ -82,7 +82,10 @@ export class World {
   staysFull = false
   /** Where the last write to a segment went. */
   #segmentPath = ''
-  /** An opening met a damaged superblock, and may have made an older page of it the truth. */
+  /**
+   * An opening met damage: it may have made an older page of the superblock the truth, or have taken
+   * for torn what the disk has again when it is healed.
+   */
   #mayBeStale = false
   /** The page cache has what no sync will write any more. */
   #isCacheAhead = false
@@ -433,7 +436,7 @@ export class World {
     this.giveRoom()
     this.note('reboot')
     const damaged = this.io.disk.damaged()
-    if (damaged.some(({ path }) => path.endsWith('/superblock'))) this.#mayBeStale = true
+    if (damaged.length > 0) this.#mayBeStale = true
     const isSound = damaged.length === 0 && !this.io.disk.hasFaults && !this.#mayBeStale
     if (isSound && this.traits.hasDamage && this.prng.chance(ROT_AT_BOOT_CHANCE))
       this.#rotSuperblock()
