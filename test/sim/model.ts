@@ -327,6 +327,16 @@ export class History {
     this.#steps = []
   }
 
+  /** Whether it can as well have ended in an earlier step, with other contents where none show. */
+  #mayEndBefore(index: number, found: ModelState, after: ModelState): boolean {
+    return this.#steps
+      .slice(0, index)
+      .some(
+        (step) =>
+          findFrontierFault(step, found) === null && findDifference(step.after, after) !== null,
+      )
+  }
+
   /**
    * Judges what a recovery shows. Null: it is legal, and the history now ends in it. Otherwise
    * the complaint, one line a frontier that was tried, newest first.
@@ -340,6 +350,7 @@ export class History {
       const fault = findFrontierFault(step, found)
       if (fault === null) {
         const after = this.#withoutGaps(step, found)
+        if (countUnreadable(found) > 0) this.isUnclear ||= this.#mayEndBefore(index, found, after)
         if (this.isUnclear) return null
         this.#steps = this.#steps.slice(0, index + 1)
         this.#steps[index] = { ...step, after }
