@@ -24,6 +24,7 @@ export async function readCatalogue(
   const errorCountBefore = findings.errors.count
   for (const address of await findParts(newest, blocks, live, findings)) {
     const part = await tryReadPart(address, blocks, findings)
+    disks.isIncomplete = findings.errors.count > errorCountBefore
     if (part !== null) applyPart(part, address, disks, findings)
   }
   disks.isIncomplete = findings.errors.count > errorCountBefore
@@ -89,12 +90,12 @@ async function tryReadPart(
 }
 
 function applyPart(part: Part, address: PartAddress, disks: Disks, findings: Findings): void {
+  const where = placeOf(address.segment, address.slot, address.blockCount)
   for (const line of part.lines) {
     try {
-      disks.applyLine(verifyLine(line))
+      disks.applyLine(verifyLine(line), where)
     } catch (error) {
       if (!(error instanceof CorruptionError)) throw error
-      const where = placeOf(address.segment, address.slot, address.blockCount)
       findings.errors.add('catalogue-corrupt', where, error.message)
     }
   }

@@ -2,7 +2,7 @@
  * The disks of a pool as the checkpoint has them and as the replayed log changes them. A disk is
  * a map root and what has been laid over it since.
  */
-import { BLOCK_SIZE_BYTES, VOLUME_SIZE_BYTES_MAX, blocksOf } from '../base/units.ts'
+import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'
 import type { CatalogueLine, CatalogueOperation, RootAddress } from '../format/catalogue.ts'
 import { MAP_BLOCK_COUNT } from '../format/node.ts'
 import type { Overlay, OverlayFactory, Span } from './overlay.ts'
@@ -21,12 +21,11 @@ export interface Disk {
 
 type ShareOperation = Extract<CatalogueOperation, { op: 'share' }>
 
-/** Entries carry disk ids in 32 bits. */
-const DISK_ID_MAX = 2 ** 32 - 1
-
 export class Disks {
   readonly #disks = new Map<number, Disk>()
   readonly #goneIds = new Set<number>()
+  /** Snapshots that came before their volume, which is told already. */
+  readonly #orphanIds = new Set<number>()
   readonly #overlays: OverlayFactory
   readonly #findings: Findings
   /** No disk with a higher id existed at the checkpoint. */
@@ -59,12 +58,18 @@ export class Disks {
     return `${this.get(disk.volumeId)?.name ?? `#${disk.volumeId}`}@${disk.name}`
   }
 
-  applyLine(line: CatalogueLine): void {
+  /** A line of a checkpoint, at `where`. */
+  applyLine(line: CatalogueLine, where: string): void {
     if ('removed' in line) {
       for (const id of line.removed) this.#remove(id)
       return
     }
     const { id, name, kind, volumeId, sizeBytes, root } = line.disk
+    const isOrphan = kind === 'snapshot' && this.get(volumeId)?.kind !== 'volume'
+    if (isOrphan && !this.isIncomplete) {
+      this.#orphanIds.add(id)
+      this.#findings.errors.add('snapshot-orphan', where, `there is no volume ${volumeId} yet`)
+    }
     this.#goneIds.delete(id)
     const overlay = this.#overlays.empty
     this.#disks.set(id, { id, name, kind, volumeId, sizeBytes, root, overlay })
@@ -145,19 +150,14 @@ export class Disks {
       const name = this.nameOf(disk)
       const where = `disk "${name}"`
       const { errors } = this.#findings
-      if (disk.id < 1 || disk.id > DISK_ID_MAX) errors.add('disk-id', where, `its id is ${disk.id}`)
-      if (disk.name === '') errors.add('disk-name', where, `disk ${disk.id} has no name`)
       if (names.has(name)) errors.add('disk-name', where, 'two disks have this name')
       names.add(name)
-      if (disk.sizeBytes > VOLUME_SIZE_BYTES_MAX) {
-        errors.add('disk-size', where, `${disk.sizeBytes} bytes are more than a map can address`)
-      }
       if (disk.kind === 'volume' && disk.volumeId !== disk.id) {
         errors.add('disk-id', where, `volume ${disk.id} says it belongs to ${disk.volumeId}`)
       }
       const owner = this.get(disk.volumeId)
       if (owner === null && this.isIncomplete) continue
-      if (disk.kind === 'snapshot' && owner?.kind !== 'volume') {
+      if (disk.kind === 'snapshot' && owner?.kind !== 'volume' && !this.#orphanIds.has(disk.id)) {
         errors.add('snapshot-orphan', where, `there is no volume ${disk.volumeId}`)
       }
     }

@@ -39,7 +39,6 @@ export type FindingCode =
   | 'operation-unknown-disk'
   | 'disk-id' // not unique, out of range, or not below the next id
   | 'disk-name' // not unique, or empty
-  | 'disk-size' // more than a map can address
   | 'snapshot-orphan' // its volume is gone
   // Maps and blocks.
   | 'node-corrupt'

@@ -24,6 +24,7 @@
 import { assert } from '../base/assert.ts'
 import { CorruptionError } from '../base/errors.ts'
 import { layout } from '../base/layout.ts'
+import { VOLUME_SIZE_BYTES_MAX } from '../base/units.ts'
 import { MAP_BLOCK_COUNT } from './node.ts'
 import { RECORD_BLOCK_COUNT_MAX } from './record.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST } from './segment.ts'
@@ -243,6 +244,12 @@ function newId(from: Fields): number {
   return id
 }
 
+function diskSize(from: Fields): number {
+  const sizeBytes = number(from, 'sizeBytes')
+  if (sizeBytes <= VOLUME_SIZE_BYTES_MAX) return sizeBytes
+  throw catalogueCorrupt(`a disk has ${sizeBytes} bytes, more than any map can address`)
+}
+
 function root(from: Fields): RootAddress {
   if (from.root === null) return null
   const [segment, slot, ...rest] = numbers(from, 'root')
@@ -291,7 +298,7 @@ export function verifyLine(value: unknown): CatalogueLine {
       name: diskName(disk),
       kind,
       volumeId: number(disk, 'volumeId'),
-      sizeBytes: number(disk, 'sizeBytes'),
+      sizeBytes: diskSize(disk),
       root: root(disk),
       createdMs: number(disk, 'createdMs'),
       modifiedMs: number(disk, disk.modifiedMs === undefined ? 'createdMs' : 'modifiedMs'),
@@ -312,7 +319,7 @@ export function verifyOperation(value: unknown): CatalogueOperation {
         op,
         id: newId(line),
         name: diskName(line),
-        sizeBytes: number(line, 'sizeBytes'),
+        sizeBytes: diskSize(line),
         createdMs: number(line, 'createdMs'),
         labels: textMap(line, 'labels'),
         root: root(line),
@@ -348,7 +355,7 @@ export function verifyOperation(value: unknown): CatalogueOperation {
     case 'rename':
       return { op, id: number(line, 'id'), name: diskName(line) }
     case 'resize':
-      return { op, id: number(line, 'id'), sizeBytes: number(line, 'sizeBytes') }
+      return { op, id: number(line, 'id'), sizeBytes: diskSize(line) }
     case 'share': {
       const share = { op, id: number(line, 'id'), blockIndex: number(line, 'blockIndex') } as const
       return { ...share, runs: sharedRuns(line, share.blockIndex) }

@@ -3,7 +3,7 @@
  * alike when an operation has just been journalled and when recovery replays it. It decides
  * nothing: who calls it has checked that the operation is allowed.
  */
-import { BLOCK_SIZE_BYTES, VOLUME_SIZE_BYTES_MAX, formatSize } from '../base/units.ts'
+import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import type { CatalogueLine, CatalogueOperation, DiskState } from '../format/catalogue.ts'
 import { SHARED_ZERO, catalogueCorrupt, sharedCount } from '../format/catalogue.ts'
 import { KIND_UNMAPPED, KIND_ZERO } from '../format/node.ts'
@@ -17,8 +17,6 @@ type CreateOperation = Extract<CatalogueOperation, { op: 'create' }>
 type SnapshotOperation = Extract<CatalogueOperation, { op: 'snapshot' }>
 type ShareOperation = Extract<CatalogueOperation, { op: 'share' }>
 type CloneOperation = Extract<CatalogueOperation, { op: 'clone' }>
-
-const LARGEST_SIZE = formatSize(VOLUME_SIZE_BYTES_MAX)
 
 export class Catalogue {
   readonly #tables: PageTables
@@ -293,7 +291,6 @@ export class Catalogue {
   }
 
   #applyResize(operation: Extract<CatalogueOperation, { op: 'resize' }>): void {
-    verifySize(operation.sizeBytes)
     const unmapped = this.changedBy(operation)
     const disk = this.#mustDisk(operation.id)
     if (unmapped !== null) {
@@ -332,7 +329,6 @@ export class Catalogue {
   }
 
   #add(disk: Disk): void {
-    verifySize(disk.sizeBytes)
     this.#siblings(disk).set(disk.name, disk)
     this.#disks.set(disk.id, disk)
   }
@@ -366,11 +362,6 @@ export class Catalogue {
       throw catalogueCorrupt(`disk id ${id} is referred to but does not exist`)
     return disk
   }
-}
-
-function verifySize(sizeBytes: number): void {
-  if (sizeBytes <= VOLUME_SIZE_BYTES_MAX) return
-  throw catalogueCorrupt(`a disk has ${sizeBytes} bytes, more than ${LARGEST_SIZE}`)
 }
 
 function verifyName(name: string, siblings: ReadonlyMap<string, Disk>): void {

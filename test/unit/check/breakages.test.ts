@@ -346,7 +346,7 @@ const CATALOGUE_BREAKAGES: Breakage[] = [
   {
     name: 'a volume without a name',
     hooks: { lines: (lines) => addDisk(lines, { name: '' }) },
-    finds: ['disk-name'],
+    finds: ['catalogue-corrupt'],
   },
   {
     name: 'a snapshot without a volume',
@@ -361,12 +361,22 @@ const CATALOGUE_BREAKAGES: Breakage[] = [
   {
     name: 'a disk with the id zero',
     hooks: { lines: (lines) => addDisk(lines, { id: 0, volumeId: 0 }) },
-    finds: ['disk-id'],
+    finds: ['catalogue-corrupt'],
+  },
+  {
+    name: 'a snapshot before its volume',
+    hooks: {
+      lines: (lines) => {
+        addDisk(lines, { id: 6, name: 's', kind: 'snapshot', volumeId: 7 })
+        addDisk(lines, { id: 7, name: 'late', volumeId: 7 })
+      },
+    },
+    finds: ['snapshot-orphan'],
   },
   {
     name: 'a disk larger than a map',
     hooks: { lines: (lines) => addDisk(lines, { sizeBytes: 257 * TIB }) },
-    finds: ['disk-size'],
+    finds: ['catalogue-corrupt'],
   },
 ]
 
