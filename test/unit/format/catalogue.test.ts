@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { AssertionError } from '../../../src/base/assert.ts'
 import { CorruptionError } from '../../../src/base/errors.ts'
+import { VOLUME_SIZE_BYTES_MAX } from '../../../src/base/units.ts'
 import type { CatalogueOperation, DiskState, SharedRun } from '../../../src/format/catalogue.ts'
 import {
   PART_PAYLOAD_BYTES_MAX,
@@ -19,6 +20,7 @@ const u32 = fc.nat({ max: 0xffffffff })
 /** Of a disk that is made. */
 const newId = fc.integer({ min: 1, max: SUPERBLOCK_ID_MAX - 1 })
 const diskName = fc.stringMatching(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$/)
+const diskSize = fc.integer({ min: 0, max: VOLUME_SIZE_BYTES_MAX })
 const nothing = { segment: 0, slot: 0, blockCount: 0 }
 const label = fc.string().filter((key) => key !== '__proto__')
 const root = fc.option(
@@ -30,7 +32,7 @@ const disks: fc.Arbitrary<DiskState> = fc.record({
   name: diskName,
   kind: fc.constantFrom('volume' as const, 'snapshot' as const),
   volumeId: u32,
-  sizeBytes: fc.maxSafeNat(),
+  sizeBytes: diskSize,
   root,
   createdMs: fc.maxSafeNat(),
   modifiedMs: fc.maxSafeNat(),
@@ -55,7 +57,7 @@ const operations: fc.Arbitrary<CatalogueOperation> = fc.oneof(
     op: fc.constant('create' as const),
     id: newId,
     name: diskName,
-    sizeBytes: time,
+    sizeBytes: diskSize,
     createdMs: time,
     labels: fc.dictionary(label, fc.string()),
     root,
@@ -75,7 +77,7 @@ const operations: fc.Arbitrary<CatalogueOperation> = fc.oneof(
   fc.record({ op: fc.constant('restore' as const), volumeId: u32, snapshotId: u32 }),
   fc.record({ op: fc.constant('remove' as const), ids: fc.array(u32) }),
   fc.record({ op: fc.constant('rename' as const), id: u32, name: diskName }),
-  fc.record({ op: fc.constant('resize' as const), id: u32, sizeBytes: time }),
+  fc.record({ op: fc.constant('resize' as const), id: u32, sizeBytes: diskSize }),
   fc.record({
     op: fc.constant('share' as const),
     id: u32,
