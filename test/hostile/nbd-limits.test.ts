@@ -4,7 +4,8 @@ import type { Test } from 'tap'
 import { listContexts } from '../../src/export/nbd/contexts.ts'
 import type { NbdServerOptions } from '../../src/export/nbd/server.ts'
 import { NbdServer } from '../../src/export/nbd/server.ts'
-import { ConnectionMemory, MemoryShare, Piece } from '../../src/export/nbd/memory.ts'
+import { ConnectionMemory } from '../../src/export/nbd/memory.ts'
+import { ArenaShare, SharePiece } from '../../src/io/arena-share.ts'
 import { MIB } from '../../src/base/units.ts'
 import { must } from '../../src/base/assert.ts'
 import { BuddyArena } from '../../src/io/buddy-arena.ts'
@@ -125,13 +126,13 @@ t.test('ten thousand who are turned away are a few words in the log', async (t) 
 
 t.test('whoever comes last finds as much memory as each of the greedy holds', (t) => {
   const arena = new BuddyArena(Buffer.alloc(128 * MIB))
-  const share = new MemoryShare(arena, 64 * MIB)
+  const share = new ArenaShare(arena, 64 * MIB)
   const counts: number[] = []
   for (let client = 0; client < 12; client += 1) {
     const memory = must(ConnectionMemory.tryOpen(share), 'a reserve')
     let count = 0
     for (;;) {
-      const piece = new Piece()
+      const piece = new SharePiece()
       if (!memory.tryTake(piece, MIB) || piece.isReserve) break
       count += 1
     }

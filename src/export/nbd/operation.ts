@@ -1,13 +1,13 @@
 /** One operation of a target, or one chunk of a reply, with the memory it holds. */
 import { must } from '../../base/assert.ts'
 import type { InputChunk } from './input.ts'
-import { Piece } from './memory.ts'
+import { SharePiece } from '../../io/arena-share.ts'
 import type { Request } from './request.ts'
 
 /** Reused through an {@link OperationPool}; `tag` is how the target names it when it completes. */
 export class Operation {
   readonly tag: number
-  readonly piece: Piece = new Piece()
+  readonly piece: SharePiece = new SharePiece()
   request: Request | null = null
   /** Received bytes it writes from, pinned. */
   chunk: InputChunk | null = null

@@ -11,7 +11,8 @@ import type { ConnectionOptions } from './connection.ts'
 import { Connection, STALL_TICKS } from './connection.ts'
 import type { NbdLimits } from './limits.ts'
 import { CONNECTION_RESERVE_BYTES, DEFAULT_LIMITS } from './limits.ts'
-import { ConnectionMemory, MemoryShare } from './memory.ts'
+import { ConnectionMemory } from './memory.ts'
+import { ArenaShare } from '../../io/arena-share.ts'
 
 /**
  * Of the arena, for the reserves of all connections, and as much again for what they take beyond.
@@ -57,7 +58,7 @@ export class NbdServer {
   readonly #options: NbdServerOptions
   readonly #limits: NbdLimits
   readonly #directoryOf: (peer: PeerIdentity) => ExportDirectory | null
-  readonly #share: MemoryShare
+  readonly #share: ArenaShare
   readonly #admission: Admission
   readonly #connectionOptions: ConnectionOptions
   readonly #listeners: IoListener[] = []
@@ -73,7 +74,7 @@ export class NbdServer {
     this.#directoryOf = options.directoryOf ?? (() => directory)
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits }
     const shareBytes = io.arena.sizeBytes * ARENA_FRACTION
-    this.#share = new MemoryShare(io.arena, shareBytes)
+    this.#share = new ArenaShare(io.arena, shareBytes)
     const roomCount = Math.floor(shareBytes / CONNECTION_RESERVE_BYTES)
     this.#admission = new Admission(io, {
       countMax: Math.min(this.#limits.connectionsMax, roomCount),

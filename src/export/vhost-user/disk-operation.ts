@@ -1,12 +1,12 @@
 /** One operation of the disk on behalf of a request. */
 import { must } from '../../base/assert.ts'
 import type { BlockRequest } from './block-request.ts'
-import { Piece } from './device-memory.ts'
+import { SharePiece } from '../../io/arena-share.ts'
 
 /** Reused; `tag` is how the disk names it when it completes. */
 export class DiskOperation {
   readonly tag: number
-  readonly piece: Piece = new Piece()
+  readonly piece: SharePiece = new SharePiece()
   request: BlockRequest | null = null
   /** Of the request's data: where it begins. */
   dataOffset = 0

@@ -10,7 +10,8 @@ import { describePeer } from '../../io/peer-identity.ts'
 import type { PeerIdentity } from '../../io/peer-identity.ts'
 import type { ExportDirectory } from '../target.ts'
 import { Connection } from './connection.ts'
-import { DeviceMemory, MemoryShare } from './device-memory.ts'
+import { DeviceMemory } from './device-memory.ts'
+import { ArenaShare } from '../../io/arena-share.ts'
 
 /** Of the arena, for the payload of all connections. */
 const ARENA_FRACTION = 1 / 8
@@ -51,7 +52,7 @@ export class VhostUserServer {
   readonly #io: Io
   readonly #descriptors: DescriptorIo
   readonly #options: VhostUserOptions
-  readonly #share: MemoryShare
+  readonly #share: ArenaShare
   readonly #places: Map<string, Place> = new Map()
   readonly #connections: Set<Connection> = new Set()
   #cancelTick: () => void = () => undefined
@@ -69,7 +70,7 @@ export class VhostUserServer {
     this.#io = io
     this.#descriptors = must(io.descriptors?.(), 'descriptors')
     this.#options = options
-    this.#share = new MemoryShare(io.arena, io.arena.sizeBytes * ARENA_FRACTION)
+    this.#share = new ArenaShare(io.arena, io.arena.sizeBytes * ARENA_FRACTION)
     this.#tick()
   }
 

@@ -6,7 +6,8 @@ import { selectContexts } from '../../../src/export/nbd/contexts.ts'
 import { nbdErrorOf } from '../../../src/export/nbd/errors.ts'
 import { encodeExtents } from '../../../src/export/nbd/extents.ts'
 import { Input } from '../../../src/export/nbd/input.ts'
-import { ConnectionMemory, MemoryShare } from '../../../src/export/nbd/memory.ts'
+import { ConnectionMemory } from '../../../src/export/nbd/memory.ts'
+import { ArenaShare } from '../../../src/io/arena-share.ts'
 import { Transmission } from '../../../src/export/nbd/transmission.ts'
 import { BuddyArena } from '../../../src/io/buddy-arena.ts'
 import type { MemoryTargetOptions, Recorded } from '../../support/memory-target.ts'
@@ -41,7 +42,7 @@ interface RigOptions extends Omit<MemoryTargetOptions, 'arena'> {
 class Rig {
   readonly target: MemoryTarget
   readonly core: Transmission
-  readonly share: MemoryShare
+  readonly share: ArenaShare
   output: Buffer[] = []
   readonly #usedBefore = arena.usedBytes
   readonly #memory: ConnectionMemory
@@ -51,7 +52,7 @@ class Rig {
   constructor(options: RigOptions = {}) {
     const { isStructured = false, contexts = [], shareBytes = 32 * MIB, ...rest } = options
     this.target = new MemoryTarget({ arena, schedule: () => undefined, ...rest })
-    this.share = new MemoryShare(arena, shareBytes)
+    this.share = new ArenaShare(arena, shareBytes)
     const memory = ConnectionMemory.tryOpen(this.share)
     if (memory === null) throw new Error('no memory')
     this.#memory = memory
