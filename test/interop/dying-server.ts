@@ -21,12 +21,14 @@ const DEATHS = [
 
 /**
  * The guest sees no error, everything it was told is on its drive is there, and the pool is whole.
- * `serveArgs` and `driveArgs` are made of the folders of vhost-user sockets and of the pool.
+ * `serveArgs` and `driveArgs` are made of the folders of vhost-user sockets and of the pool;
+ * `deathCount` is 3 at most.
  */
 export async function guestSurvives(
   t: Test,
   serveArgs: (sockets: string) => string[],
   driveArgs: (sockets: string, pool: string) => string[],
+  deathCount: number = DEATHS.length,
 ): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'varve-dying-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -47,7 +49,7 @@ export async function guestSurvives(
     monitorPath: join(folder, 'monitor'),
   })
   t.teardown(() => guest.kill())
-  for (const { writtenMib, delayMs } of DEATHS) {
+  for (const { writtenMib, delayMs } of DEATHS.slice(0, deathCount)) {
     await guest.untilWritten(writtenMib)
     await delay(delayMs)
     await served.kill()
