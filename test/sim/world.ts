@@ -83,8 +83,8 @@ export class World {
   /** Where the last write to a segment went. */
   #segmentPath = ''
   /**
-   * An opening met damage: it may have made an older page of the superblock the truth, or have taken
-   * for torn what the disk has again when it is healed.
+   * An opening met damage: it may have made an older page of the superblock the truth, or have
+   * taken for torn what the disk has again when it is healed.
    */
   #mayBeStale = false
   /** The page cache has what no sync will write any more. */
