@@ -1,6 +1,12 @@
 /** The composition root: one pool, its exports and its control socket, in one process. */
 import { dirname, join, resolve } from 'node:path'
-import type { Compression, FuseRequest, ServeStatus, ServedExport } from '../api/shapes.ts'
+import type {
+  Compression,
+  ExportSocket,
+  FuseRequest,
+  ServeStatus,
+  ServedExport,
+} from '../api/shapes.ts'
 import { programVersion } from '../api/version.ts'
 import { OperatingError } from '../base/errors.ts'
 import { Undo } from '../base/undo.ts'
@@ -280,14 +286,20 @@ function statusOf(pool: Pool, exports: PoolExports, servers: Servers): () => Ser
   const { nbd, vhost, sockets, filesystems } = servers
   const startedMs = Date.now()
   const version = programVersion()
-  const served = (): ServedExport[] =>
-    exports.list().flatMap((entry) => {
-      const places = (sockets?.list() ?? []).filter(({ name }) => name === entry.name)
-      return [
-        ...nbd.addresses.map((address) => ({ ...entry, uri: nbd.uriOf(entry.name, address) })),
-        ...places.map(({ path, readOnly }) => ({ ...entry, readOnly, uri: `vhost-user:${path}` })),
-      ]
-    })
+  const served = (): ServedExport[] => {
+    const places = new Map<string, ExportSocket[]>()
+    for (const socket of sockets?.list() ?? []) {
+      places.set(socket.name, [...(places.get(socket.name) ?? []), socket])
+    }
+    return exports.list().flatMap((entry) => [
+      ...nbd.addresses.map((address) => ({ ...entry, uri: nbd.uriOf(entry.name, address) })),
+      ...(places.get(entry.name) ?? []).map(({ path, readOnly }) => ({
+        ...entry,
+        readOnly,
+        uri: `vhost-user:${path}`,
+      })),
+    ])
+  }
   return () => ({
     mode: 'daemon',
     processId: process.pid,

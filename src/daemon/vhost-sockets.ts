@@ -123,6 +123,8 @@ export class VhostSockets {
   }
 
   async #refresh(): Promise<void> {
+    // Most servers have none: theirs is not the time to list all disks once a second.
+    if (this.#folder === null && this.#sockets.size === 0) return
     const entries = this.#disks.list()
     const names = new Set(entries.map(({ name }) => name))
     for (const { name, path } of this.list()) {
