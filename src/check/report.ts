@@ -37,8 +37,8 @@ export type FindingCode =
   | 'catalogue-chain' // the parts do not lead back to a full
   | 'operation-corrupt'
   | 'operation-unknown-disk'
-  | 'disk-id' // not unique, out of range, or not below the next id
-  | 'disk-name' // not unique, or empty
+  | 'disk-id' // not unique, not below the next id, or not its volume's own
+  | 'disk-name' // not unique
   | 'snapshot-orphan' // its volume is gone
   // Maps and blocks.
   | 'node-corrupt'

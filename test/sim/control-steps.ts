@@ -387,8 +387,6 @@ const DRAWERS: Record<ControlKind, (draw: Draw) => ControlOperation | null> = {
   release: drawRelease,
 }
 
-export const CONTROL_KINDS: readonly ControlKind[] = Object.keys(DRAWERS) as ControlKind[]
-
 /** An operation of `kind`, or null when the state offers nothing to do it to. */
 export function drawControl(kind: ControlKind, draw: Draw): ControlOperation | null {
   return DRAWERS[kind](draw)

@@ -20,7 +20,7 @@ import {
 import { PoolFilesystem } from '../../src/export/fuse/filesystem.ts'
 import { KernelSession } from '../../src/export/fuse/kernel-session.ts'
 import type { SessionOwner } from '../../src/export/fuse/kernel-session.ts'
-import { BODY_BYTES, REQUEST_HEADER_BYTES, Slots } from '../../src/export/fuse/slots.ts'
+import { Slots } from '../../src/export/fuse/slots.ts'
 import type { MessageDevice, MessageOwner } from '../../src/io/messages.ts'
 import type { SimIo } from '../../src/io/sim-io.ts'
 import type { SimMessagePeer } from '../../src/io/sim-messages.ts'
@@ -65,10 +65,7 @@ class Mount implements MessageOwner, SessionOwner {
   }
 
   describeSlot(slot: number, pairs: Uint32Array): void {
-    pairs[0] = this.#slots.requestOffset(slot)
-    pairs[1] = REQUEST_HEADER_BYTES
-    pairs[2] = this.#slots.bodyOffset(slot)
-    pairs[3] = BODY_BYTES
+    this.#slots.describe(slot, pairs)
   }
 
   message(slot: number, lengthBytes: number): void {

@@ -15,7 +15,7 @@ import { KernelSession } from './kernel-session.ts'
 import { MountEnd } from './mount-end.ts'
 import { attach, detach, mountedAt, prepareMountPoint } from './mount-point.ts'
 import type { FileOperations } from './operations.ts'
-import { BODY_BYTES, REQUEST_HEADER_BYTES, Slots } from './slots.ts'
+import { BODY_BYTES, Slots } from './slots.ts'
 import type { FuseMount, FuseMountOptions } from './transport.ts'
 
 /** The kernel asks at once; nothing else can be on the device before. */
@@ -69,10 +69,7 @@ class KernelMount implements FuseMount, MessageOwner, SessionOwner {
   }
 
   describeSlot(slot: number, pairs: Uint32Array): void {
-    pairs[0] = this.#slots.requestOffset(slot)
-    pairs[1] = REQUEST_HEADER_BYTES
-    pairs[2] = this.#slots.bodyOffset(slot)
-    pairs[3] = BODY_BYTES
+    this.#slots.describe(slot, pairs)
   }
 
   message(slot: number, lengthBytes: number): void {

@@ -87,6 +87,14 @@ export class Slots {
     return this.#bodies[slot]
   }
 
+  /** Fills `pairs` with where a request goes, two pieces of the arena: offset and length each. */
+  describe(slot: number, pairs: Uint32Array): void {
+    pairs[0] = this.requestOffset(slot)
+    pairs[1] = REQUEST_HEADER_BYTES
+    pairs[2] = this.bodyOffset(slot)
+    pairs[3] = BODY_BYTES
+  }
+
   close(): void {
     assert(this.isIdle, 'no request is in flight')
     for (const body of this.#bodies) this.#arena.free(body, BODY_BYTES)

@@ -143,17 +143,16 @@ export interface BlockRange {
   mayUnmap: boolean
 }
 
-/** Fills `range` from the 16 bytes at `at`; a status other than OK says why it cannot be. */
+/** Fills `range` from its 16 bytes; a status other than OK says why it cannot be. */
 export function decodeRange(
   type: number,
   view: DataView,
-  at: number,
   disk: DiskFacts,
   range: BlockRange,
 ): number {
-  const sector = tryUint53(view, at)
-  const count = view.getUint32(at + 8, true)
-  const flags = view.getUint32(at + 12, true)
+  const sector = tryUint53(view, 0)
+  const count = view.getUint32(8, true)
+  const flags = view.getUint32(12, true)
   const allowed = type === BlockType.WRITE_ZEROES ? RANGE_FLAG_UNMAP : 0
   if ((flags & ~allowed) !== 0) return BlockStatus.UNSUPP
   const capacity = Math.floor(disk.sizeBytes / SECTOR_BYTES)

@@ -12,8 +12,6 @@ export class Chain implements PieceTaker {
   id = 0
   /** Descriptors of the ring itself that it takes. */
   slotCount = 0
-  /** Of what is tracked for a restart (packed). */
-  inflightHead = 0
   readableBytes = 0
   writableBytes = 0
   #regions = new Float64Array(PIECES_START)

@@ -280,7 +280,7 @@ export class BlockDevice implements TurnHook, TargetCompletion {
       chain.seek(HEADER_BYTES + request.issued)
       chain.copyOut(this.#map, this.#scratch, 0, RANGE_BYTES)
       const range = this.#range
-      const status = decodeRange(request.type, this.#scratchView, 0, this.#target, range)
+      const status = decodeRange(request.type, this.#scratchView, this.#target, range)
       request.issued += RANGE_BYTES
       if (status !== BlockStatus.OK) {
         request.fail(status)
