@@ -357,6 +357,9 @@ export class SimDisk {
     this.#moveAll(this.#root, this.#limbo)
     this.#adoptDurable(this.#root, loss)
     this.#moveAll(this.#root, this.#space)
+    // What was freed and comes back has been taken by nobody: a filesystem hands out what was freed
+    // once that is durable.
+    this.#space.capacityPages = Math.max(this.#space.capacityPages, this.#space.usedPages)
   }
 
   /** Turns over one bit of a file, in the cache and on the disk. */

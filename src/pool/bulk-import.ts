@@ -6,6 +6,7 @@
  */
 import { assert } from '../base/assert.ts'
 import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'
+import type { Arena } from '../io/arena.ts'
 import { ARENA_PIECE_BYTES_MAX, allocateArena } from '../io/arena.ts'
 import type { CatalogueOperation } from '../format/catalogue.ts'
 import { emptyRoot, rootAddress } from '../map/map-root.ts'
@@ -26,6 +27,19 @@ import type { BulkImport, CreateVolume, VolumeInfo } from './types.ts'
 /** Blocks below a leaf: a run of so many, aligned on both sides, becomes one huge entry. */
 const HUGE_BLOCK_COUNT = 512
 const PIECE_BLOCK_COUNT: number = ARENA_PIECE_BYTES_MAX / BLOCK_SIZE_BYTES
+
+/** At once: the superblock names each that is not finished. */
+export const IMPORT_COUNT_MAX = 32
+/** What one holds of the arena from its begin to its end. */
+const HELD_BYTES: number = SEAL_BYTES + 2 * ARENA_PIECE_BYTES_MAX
+
+/**
+ * How many may run at once: together they hold at most half of the arena. The other half is for
+ * those who hold memory for a while only, so that nobody waits for it in a circle.
+ */
+export function importCountMax({ sizeBytes }: Arena): number {
+  return Math.min(IMPORT_COUNT_MAX, Math.floor(sizeBytes / 2 / HELD_BYTES))
+}
 
 export interface ImportOwner {
   /** The import is over, one way or the other. */

@@ -13,6 +13,7 @@ import type { RoomMaker } from '../segment/replay.ts'
 import { SegmentStore } from '../segment/segment-store.ts'
 import type { DamageListener } from '../segment/segment-store.ts'
 import { Appender } from './appender.ts'
+import { IMPORT_COUNT_MAX } from './bulk-import.ts'
 import type { BulkVolumeImport } from './bulk-import.ts'
 import { Catalogue } from './catalogue.ts'
 import { Checkpointer } from './checkpoint.ts'
@@ -33,9 +34,6 @@ import { EDGE_OP_COUNT_MAX } from './write-queue.ts'
 const PART_READ_COUNT_MAX = 64
 /** The usual soft limit of a process is 1,024 descriptors; clients need some too. */
 const OPEN_FILE_COUNT_MAX = 512
-
-/** At once. Each has 3 MiB of the arena, and the superblock names each that is not finished. */
-export const IMPORT_COUNT_MAX = 32
 
 export interface OpenedCore {
   core: PoolCore

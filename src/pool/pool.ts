@@ -21,7 +21,7 @@ import { REFUSE_FEATURES } from '../format/features.ts'
 import { KIND_BLOCK } from '../format/node.ts'
 import type { Io } from '../io/io.ts'
 import { diff } from '../map/diff.ts'
-import { BulkVolumeImport } from './bulk-import.ts'
+import { BulkVolumeImport, importCountMax } from './bulk-import.ts'
 import type { Checkpointer } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import type { DamageListener } from '../segment/segment-store.ts'
@@ -31,7 +31,7 @@ import { DiskReads } from './disk-read.ts'
 import { DiskTarget } from './disk-target.ts'
 import { WARN_PERCENT_DEFAULT } from './fill.ts'
 import { mustParseVolumeName } from './names.ts'
-import { IMPORT_COUNT_MAX, openCore } from './open.ts'
+import { openCore } from './open.ts'
 import type { OpenedCore } from './open.ts'
 import { PoolFiles } from './pool-files.ts'
 import { resizeVolume, verifyOpenable } from './resize.ts'
@@ -143,7 +143,8 @@ export class Pool implements PoolOperations {
   readonly #usage: SpaceUsage
   readonly #options: Required<OpenPoolOptions>
   /** Imports that wait for memory, or for the fingerprints. */
-  #beginningCount = 0
+  readonly #beginning: Set<Promise<BulkImport>> = new Set()
+  #isClosing = false
   #background: Promise<void> | null = null
   #reportedFailure = false
 
@@ -414,19 +415,25 @@ export class Pool implements PoolOperations {
     mustParseVolumeName(request.name)
     verifySize(request.sizeBytes)
     verifyFree(this.#core, request.name)
-    if (this.#imports.size + this.#beginningCount >= IMPORT_COUNT_MAX) {
-      throw new OperatingError('busy', `${IMPORT_COUNT_MAX} imports are running already`)
+    const countMax = importCountMax(this.#core.io.arena)
+    if (this.#imports.size + this.#beginning.size >= countMax) {
+      const hint = 'wait until one of them has ended'
+      throw new OperatingError('busy', `${countMax} imports are running already`, { hint })
     }
-    this.#beginningCount += 1
+    const beginning = this.#beginImport(request)
+    this.#beginning.add(beginning)
     try {
-      return await this.#beginImport(request)
+      return await beginning
     } finally {
-      this.#beginningCount -= 1
+      this.#beginning.delete(beginning)
     }
   }
 
   async #beginImport(request: CreateVolume): Promise<BulkImport> {
-    await this.#core.fingerprints.ready(() => this.#core.io.pause())
+    await this.#core.fingerprints.ready(async () => {
+      await this.#core.io.pause()
+      if (this.#isClosing) throw closing()
+    })
     const bulk = await BulkVolumeImport.begin(this.#core, request, {
       ended: (one) => {
         this.#imports.delete(one)
@@ -438,7 +445,9 @@ export class Pool implements PoolOperations {
       },
     })
     this.#imports.add(bulk)
-    return bulk
+    if (!this.#isClosing) return bulk
+    await bulk.abort()
+    throw closing()
   }
 
   /** Sees what others do with the disk under the pool, and tells `onFill`. */
@@ -459,8 +468,10 @@ export class Pool implements PoolOperations {
     const { log, cohorts } = this.#core
     try {
       // One that cannot be given up must not keep what is behind it from ending, in the undo too.
+      this.#isClosing = true
       const aborts = [...this.#imports].map((bulk) => bulk.abort())
-      await Promise.allSettled(aborts)
+      // Those that were waiting for memory get it now, and give it back.
+      await Promise.allSettled([...aborts, ...this.#beginning])
       await this.#usage.close()
       await Promise.all([this.#scrub.close(), this.#scrubSchedule?.close()])
       await this.#upkeep.close()
@@ -510,6 +521,10 @@ export class Pool implements PoolOperations {
         this.#background = null
       })
   }
+}
+
+function closing(): OperatingError {
+  return new OperatingError('canceled', 'the pool is being closed')
 }
 
 async function createFolder(io: Io, path: string): Promise<void> {

@@ -11,7 +11,7 @@ import {
   decodeSuperblock,
 } from '../../../src/format/superblock.ts'
 import type { IoFile } from '../../../src/io/io.ts'
-import { IMPORT_COUNT_MAX } from '../../../src/pool/open.ts'
+import { IMPORT_COUNT_MAX } from '../../../src/pool/bulk-import.ts'
 import { Pool } from '../../../src/pool/pool.ts'
 import type { BulkImport, VolumeInfo } from '../../../src/pool/types.ts'
 import { EDGE_OP_COUNT_MAX } from '../../../src/pool/write-queue.ts'
@@ -494,6 +494,21 @@ void t.test('no more imports run at once than may, however many are begun togeth
   const late = await world.run(world.pool.beginImport({ name: 'late', sizeBytes: MIB }))
   await world.run(late.abort())
   await world.close()
+})
+
+// It went on in a pool that was closed, and kept what it had got of the arena (seed 4801).
+void t.test('an import that waits for memory when its pool is closed ends with it', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  const { arena } = world.io
+  const taken: number[] = []
+  for (let at = arena.allocate(MIB); at >= 0; at = arena.allocate(MIB)) taken.push(at)
+  const beginning = world.pool.beginImport({ name: 'image', sizeBytes: MIB })
+  const outcome = beginning.catch((error: unknown) => error)
+  const closing = world.pool.close()
+  for (const at of taken) arena.free(at, MIB)
+  await world.run(closing)
+  t.match(await world.run(outcome), { code: 'canceled' })
+  t.equal(arena.usedBytes, 0)
 })
 
 // The record of its name was on the disk, whatever the disk said; the abort deleted what it names.
