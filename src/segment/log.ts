@@ -8,7 +8,7 @@
  * prefix of what was written, and it includes every record below the last completed sync (I2).
  * A slot is written once: the writer only moves forward, and after recovery a new segment is begun
  * (I1). One exception is no exception: a write that failed for want of space (ENOSPC) has given
- * its slots to nobody, so the next record may use them.
+ * its slots to nobody, so the next record may use them; its header is taken back at once.
  *
  * A segment is sealed (footer written) when the next record does not fit. The next segment was
  * created durably ahead of time, so rolling over waits for nothing.
@@ -28,7 +28,7 @@ import {
 } from '../format/record.ts'
 import { DATA_SLOT_END, DATA_SLOT_FIRST, SegmentKind } from '../format/segment.ts'
 import type { LogPosition } from '../format/superblock.ts'
-import type { Io, IoVector } from '../io/io.ts'
+import type { Io, IoFile, IoVector } from '../io/io.ts'
 import { SEAL_BYTES, sealSegment } from './seal.ts'
 import type { SegmentState } from './segment-state.ts'
 import type { SegmentStore } from './segment-store.ts'
@@ -204,7 +204,7 @@ export class Log {
     )
     const file = must(segment.file, 'the open segment file')
     const result = this.#io.writeSync(file, this.#slot * BLOCK_SIZE_BYTES, this.#vector)
-    if (result < 0) return this.#fail(result)
+    if (result < 0) return result === -Errno.ENOSPC ? this.#takeBack(file) : this.#fail(result)
     segment.setChecksums(this.#slot + 1, this.#blockCount, this.#blockChecksums, 0)
     readRecordChecksum(this.#io.arena.memory, this.#staging, this.#previousChecksum)
     this.#slot += 1 + this.#blockCount
@@ -303,6 +303,19 @@ export class Log {
     // Without room for a footer the segment stays open and the next open scans it.
     if (sealSegment(this.#io, this.#store, segment, this.#slot, staging) < 0) return
     await this.#store.syncFile(must(segment.file, 'the open segment file'), segment.id)
+  }
+
+  /**
+   * What was refused must not come back: as much of the record as found room may be all of it but
+   * zeros, which recovery takes for a whole one. Without a header it is none. Where not even that
+   * page finds room, there is no header.
+   */
+  #takeBack(file: IoFile): number {
+    const { memory } = this.#io.arena
+    memory.fill(0, this.#staging, this.#staging + PAGE_SIZE_BYTES)
+    const header = { pairs: Uint32Array.of(this.#staging, PAGE_SIZE_BYTES), count: 1 }
+    const result = this.#io.writeSync(file, this.#slot * BLOCK_SIZE_BYTES, header)
+    return result < 0 ? this.#fail(result) : -Errno.ENOSPC
   }
 
   #open(): SegmentState {

@@ -461,6 +461,25 @@ void t.test('I9: files grow and appear again when others have made room on the d
   await world.close()
 })
 
+// All of its record but zeros had found room, which recovery took for a whole one (seed 6547).
+void t.test('a write refused for want of space does not come back after a crash', async (t) => {
+  const world = await SimWorld.create({ seed: 1 })
+  await world.run(world.pool.create({ name: 'a', sizeBytes: MIB }))
+  const before = world.disk('a')
+  await before.fill(0, 8 * BLOCK, 1)
+  const { disk } = world.io
+  disk.setCapacity(disk.usedBytes + 3 * BLOCK)
+  t.equal(await before.write(0, new Uint8Array(8 * BLOCK).fill(2, 0, BLOCK)), -Errno.ENOSPC)
+  t.equal(await before.flush(), 0)
+  world.io.crash({ kind: 'process' })
+  world.io = world.io.reboot()
+  await world.open()
+  const after = world.disk('a')
+  t.equal(fillOf(await after.read(0, 8 * BLOCK)), 1)
+  after.close()
+  await world.close()
+})
+
 // The count went on with a disk whose map had been let go of: an assertion instead of an answer.
 void t.test('a volume that is removed while the pool is being described is left out', async (t) => {
   const world = await SimWorld.create({ seed: 1 })
