@@ -22,6 +22,7 @@ import { KIND_BLOCK } from '../format/node.ts'
 import type { Io } from '../io/io.ts'
 import { diff } from '../map/diff.ts'
 import { BulkVolumeImport, importCountMax } from './bulk-import.ts'
+import type { ImportOwner } from './bulk-import.ts'
 import type { Checkpointer } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import type { DamageListener } from '../segment/segment-store.ts'
@@ -142,7 +143,8 @@ export class Pool implements PoolOperations {
   readonly #scrubSchedule: ScrubSchedule | null
   readonly #usage: SpaceUsage
   readonly #options: Required<OpenPoolOptions>
-  /** Imports that wait for memory, or for the fingerprints. */
+  /** Imports that wait for memory, or for the fingerprints, and so are not in `#imports` yet. */
+  #beginningCount = 0
   readonly #beginning: Set<Promise<BulkImport>> = new Set()
   #isClosing = false
   #background: Promise<void> | null = null
@@ -416,7 +418,7 @@ export class Pool implements PoolOperations {
     verifySize(request.sizeBytes)
     verifyFree(this.#core, request.name)
     const countMax = importCountMax(this.#core.io.arena)
-    if (this.#imports.size + this.#beginning.size >= countMax) {
+    if (this.#imports.size + this.#beginningCount >= countMax) {
       const hint = 'wait until one of them has ended'
       throw new OperatingError('busy', `${countMax} imports are running already`, { hint })
     }
@@ -430,24 +432,33 @@ export class Pool implements PoolOperations {
   }
 
   async #beginImport(request: CreateVolume): Promise<BulkImport> {
-    await this.#core.fingerprints.ready(async () => {
-      await this.#core.io.pause()
-      if (this.#isClosing) throw closing()
-    })
-    const bulk = await BulkVolumeImport.begin(this.#core, request, {
-      ended: (one) => {
-        this.#imports.delete(one)
+    this.#beginningCount += 1
+    try {
+      await this.#core.fingerprints.ready(async () => {
+        await this.#core.io.pause()
+        if (this.#isClosing) throw closing()
+      })
+      const bulk = await BulkVolumeImport.begin(this.#core, request, this.#importOwner())
+      this.#imports.add(bulk)
+      if (!this.#isClosing) return bulk
+      await bulk.abort()
+      throw closing()
+    } finally {
+      this.#beginningCount -= 1
+    }
+  }
+
+  #importOwner(): ImportOwner {
+    return {
+      ended: (bulk) => {
+        this.#imports.delete(bulk)
         this.#upkeep.noteChange()
       },
       describe: (name) => this.volume(name),
       verifyFree: (name) => {
         verifyFree(this.#core, name)
       },
-    })
-    this.#imports.add(bulk)
-    if (!this.#isClosing) return bulk
-    await bulk.abort()
-    throw closing()
+    }
   }
 
   /** Sees what others do with the disk under the pool, and tells `onFill`. */
