@@ -244,17 +244,37 @@ function findFrontierFault(step: Step, found: ModelState): string | null {
   return null
 }
 
+function* unreadableBlocks(sectors: Uint32Array): Generator<number> {
+  for (let block = 0; block * SECTORS_PER_BLOCK < sectors.length; block += 1) {
+    if (sectors[block * SECTORS_PER_BLOCK] === STAMP_UNREADABLE) yield block
+  }
+}
+
 /** Blocks that could not be read. */
 export function countUnreadable(state: ModelState): number {
   let count = 0
   for (const { sectors, snapshots } of state.values()) {
     for (const content of [sectors, ...snapshots.map((snapshot) => snapshot.sectors)]) {
-      for (let at = 0; at < content.length; at += SECTORS_PER_BLOCK) {
-        if (content[at] === STAMP_UNREADABLE) count += 1
-      }
+      count += [...unreadableBlocks(content)].length
     }
   }
   return count
+}
+
+/** Whether what cannot be read hides how much of the step, in which `found` may end, happened. */
+function leavesOpen(step: Step, found: ModelState): boolean {
+  if (step.kind === 'control') {
+    const mayBeBoth = findDifference(step.after, found) ?? findDifference(step.before, found)
+    return mayBeBoth === null
+  }
+  for (const [name, { sectors }] of found) {
+    const before = (step.before.get(name) as ModelVolume).sectors
+    const after = (step.after.get(name) as ModelVolume).sectors
+    for (const block of unreadableBlocks(sectors)) {
+      if (!isSameBlock(after, before, block)) return true
+    }
+  }
+  return false
 }
 
 /** The steps since the last state that is known to be durable whole. */
@@ -276,23 +296,18 @@ export class History {
     return this.#steps.length
   }
 
-  /** What was found, where it could be read; elsewhere what it should be, if that is clear. */
+  /** What was found, where it could be read; elsewhere what it should be. */
   #withoutGaps(step: Step, found: ModelState): ModelState {
     if (countUnreadable(found) === 0) return found
+    this.isUnclear ||= leavesOpen(step, found)
     if (step.kind === 'control') {
-      const isAfter = findDifference(step.after, found) === null
-      const isBefore = findDifference(step.before, found) === null
-      this.isUnclear ||= isAfter && isBefore
-      return isAfter ? step.after : step.before
+      return findDifference(step.after, found) === null ? step.after : step.before
     }
     const whole = new Map(step.after)
     for (const [name, after] of step.after) {
       const sectors = Uint32Array.from((found.get(name) as ModelVolume).sectors)
-      const before = (step.before.get(name) as ModelVolume).sectors
-      for (let block = 0; block * SECTORS_PER_BLOCK < sectors.length; block += 1) {
+      for (const block of unreadableBlocks(sectors)) {
         const start = block * SECTORS_PER_BLOCK
-        if (sectors[start] !== STAMP_UNREADABLE) continue
-        this.isUnclear ||= !isSameBlock(after.sectors, before, block)
         sectors.set(after.sectors.subarray(start, start + SECTORS_PER_BLOCK), start)
       }
       whole.set(name, { ...after, sectors })
@@ -333,7 +348,8 @@ export class History {
       .slice(0, index)
       .some(
         (step) =>
-          findFrontierFault(step, found) === null && findDifference(step.after, after) !== null,
+          findFrontierFault(step, found) === null &&
+          (findDifference(step.after, after) !== null || leavesOpen(step, found)),
       )
   }
 
