@@ -16,7 +16,6 @@ import { PAGE_CHECKSUM_OFFSET, PAGE_SIZE_BYTES, isPageSound, pageView } from '..
 import { RECORD_BLOCK_COUNT_MAX, RecordEntries, tryDecodeRecordHeader } from '../format/record.ts'
 import type { SegmentFooter } from '../format/segment.ts'
 import {
-  DATA_SLOT_END,
   DATA_SLOT_FIRST,
   DIRECTORY_PAGE_BYTES,
   FOOTER_SLOT,
@@ -271,19 +270,25 @@ export class SegmentHealer {
     if (footer.settled !== undefined) return false
     const first = index * TABLE_PAGE_SLOT_COUNT
     const words = new Uint32Array(TABLE_PAGE_WORDS)
-    if (footer.kind === SegmentKind.log) await this.#gatherFromRecords(held, first, words)
-    else await this.#hashBlocks(held, first, footer.usedSlotCount, words)
+    const end = Math.min(footer.usedSlotCount, first + TABLE_PAGE_SLOT_COUNT)
+    if (footer.kind === SegmentKind.log) await this.#gatherFromRecords(held, first, end, words)
+    else await this.#hashBlocks(held, first, end, words)
     const { memory } = this.#store.io.arena
     memory.set(new Uint8Array(words.buffer), this.#piece)
     return this.#matches(PAGE_SIZE_BYTES, expected)
   }
 
-  async #gatherFromRecords(held: Held, first: number, words: Uint32Array): Promise<void> {
+  /** The table of the slots from `first` up to `end`. */
+  async #gatherFromRecords(
+    held: Held,
+    first: number,
+    end: number,
+    words: Uint32Array,
+  ): Promise<void> {
     const { poolId, checksum, io } = this.#store
     const { memory } = io.arena
     const sums = new Uint32Array(2 * RECORD_BLOCK_COUNT_MAX)
     const entries = new RecordEntries()
-    const end = Math.min(DATA_SLOT_END, first + TABLE_PAGE_SLOT_COUNT)
     for (let slot = DATA_SLOT_FIRST; slot < end; slot += 1) {
       await this.#pace()
       if (!(await this.#read(held, slot * BLOCK_SIZE_BYTES, PAGE_SIZE_BYTES))) continue
@@ -298,9 +303,8 @@ export class SegmentHealer {
     }
   }
 
-  async #hashBlocks(held: Held, first: number, usedEnd: number, words: Uint32Array): Promise<void> {
+  async #hashBlocks(held: Held, first: number, end: number, words: Uint32Array): Promise<void> {
     const { checksum, io } = this.#store
-    const end = Math.min(usedEnd, first + TABLE_PAGE_SLOT_COUNT)
     for (let slot = Math.max(DATA_SLOT_FIRST, first); slot < end; slot += 1) {
       if (!(await this.#read(held, slot * BLOCK_SIZE_BYTES, BLOCK_SIZE_BYTES))) return
       checksum.hashBlocks(io.arena.memory, this.#piece, 1, words, 2 * (slot - first))
