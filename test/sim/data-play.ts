@@ -85,7 +85,10 @@ async function endStep(world: World, step: DataStep): Promise<void> {
 /** Once the servers have let go of the dead, what they asked has happened or never will. */
 async function resolveUnanswered(world: World, step: DataStep): Promise<void> {
   await world.quiet()
-  if (world.isTainted && step.unansweredVolumes.length > 0) world.heal()
+  if (world.isTainted && step.unansweredVolumes.length > 0) {
+    world.heal()
+    world.io.disk.clearFaults()
+  }
   for (const volume of step.unansweredVolumes) {
     const geometry = geometryByName(volume)
     const found = await world.drive(
