@@ -1,7 +1,7 @@
 /** Steps on data: requests in flight together, clients that die among them, whole segments. */
 import { Errno } from '../../src/base/errors.ts'
 import { DataStep, SimViolation } from './data-step.ts'
-import type { DataKind } from './data-step.ts'
+import type { ChangeKind, DataKind } from './data-step.ts'
 import { geometryByName, readDisk } from './pool-under-test.ts'
 import { DATA_KINDS, DOOR_KINDS } from './script.ts'
 import type { World } from './world.ts'
@@ -35,16 +35,33 @@ export async function playData(
   if (deathAt >= 0) await world.quiet()
 }
 
-/** Enough megabytes to end a segment. */
-export async function playFill(world: World): Promise<void> {
+/** A change of the blocks that were asked for last, and nothing beside it. */
+export async function playAgain(
+  world: World,
+  kind: ChangeKind,
+  volume: string,
+  isFua: boolean,
+): Promise<void> {
+  world.note('data step')
+  const step = newStep(world)
+  step.issueAgain(kind, volume, isFua)
+  await endStep(world, step)
+}
+
+/** Megabytes, up to so many, until `isEnough`; seventy are enough to end a segment. */
+export async function playFill(
+  world: World,
+  stepCountMax: number,
+  isEnough = (): boolean => false,
+): Promise<void> {
   const name = [...world.history.latest.keys()].find((one) => one.startsWith('b'))
   if (name === undefined) return
   world.note('fill')
-  for (let count = world.prng.between(8, 70); count > 0; count -= 1) {
+  for (let count = stepCountMax; count > 0; count -= 1) {
     const step = newStep(world)
     step.issueFill(name)
     await endStep(world, step)
-    if (world.hasFailed) return
+    if (world.hasFailed || isEnough()) return
   }
 }
 

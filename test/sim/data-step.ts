@@ -15,7 +15,8 @@ import { isSameBlock } from './model.ts'
 import type { Geometry, History, ModelVolume, Step, Window } from './model.ts'
 import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp, writeStamp } from './stamps.ts'
 
-export type DataKind = 'write' | 'trim' | 'zero' | 'read' | 'flush'
+export type ChangeKind = 'write' | 'trim' | 'zero'
+export type DataKind = ChangeKind | 'read' | 'flush'
 
 interface BlockRange {
   firstBlock: number
@@ -115,8 +116,20 @@ export class DataStep implements TargetCompletion {
 
   /** Issues one random request of `kind`, or none when the draw hits a busy sector. */
   issue(kind: DataKind, volume: string): void {
-    const request = kind === 'flush' ? this.#flushRequest(volume) : this.#draw(kind, volume)
+    this.#issue(kind === 'flush' ? this.#flushRequest(volume) : this.#draw(kind, volume))
+  }
+
+  /** Issues a change of the blocks that were asked for last, or none where there are none. */
+  issueAgain(kind: ChangeKind, volume: string, isFua: boolean): void {
+    const { last } = this.#context.near
+    const { geometry } = this.#after.get(volume) as ModelVolume
+    const request = last === null ? null : this.#placeAt(kind, volume, geometry, last)
+    this.#issue(request === null ? null : { ...request, isFua })
+  }
+
+  #issue(request: Request | null): void {
     if (request === null) return
+    const { kind } = request
     request.answeredBefore = this.#answered.length
     this.#requests.push(request)
     this.#pendingCount += 1
@@ -131,12 +144,7 @@ export class DataStep implements TargetCompletion {
     const window = geometry.windows[0]
     if (window.blockCount * SECTORS_PER_BLOCK < sectorCount) return
     if (!this.#isWithin(volume, window, 0, sectorCount)) return
-    const request = this.#place('write', volume, window, 0, sectorCount)
-    if (request === null) return
-    this.#requests.push(request)
-    this.#pendingCount += 1
-    this.#start(request, this.#requests.length - 1)
-    this.#mark(request)
+    this.#issue(this.#place('write', volume, window, 0, sectorCount))
   }
 
   targetComplete(tag: number, result: number): void {
@@ -241,10 +249,20 @@ export class DataStep implements TargetCompletion {
   #drawNear(
     kind: DataKind,
     volume: string,
-    { windows }: Geometry,
+    geometry: Geometry,
     { firstBlock, blockCount }: BlockRange,
   ): Request | null {
     const first = this.#context.prng.chance(0.5) ? firstBlock : firstBlock + blockCount
+    return this.#placeAt(kind, volume, geometry, { firstBlock: first, blockCount })
+  }
+
+  /** As many of the blocks as the window has in which they begin; null where it is none. */
+  #placeAt(
+    kind: DataKind,
+    volume: string,
+    { windows }: Geometry,
+    { firstBlock: first, blockCount }: BlockRange,
+  ): Request | null {
     const window = windows.find(
       ({ startBlock, blockCount: count }) => first >= startBlock && first < startBlock + count,
     )

@@ -10,6 +10,7 @@ import { playCheckpoint, playControl, playTruncate } from './control-play.ts'
 import type { Coverage } from './coverage.ts'
 import { playData, playFill } from './data-play.ts'
 import { SimViolation } from './data-step.ts'
+import { playDrill } from './drill-play.ts'
 import { leaveFailed, playDamage, playFault, playFull, playRepair } from './fault-play.ts'
 import { playLongRead } from './long-read-play.ts'
 import type { PoolMaker } from './pool-under-test.ts'
@@ -157,7 +158,7 @@ function play(world: World, kind: StepKind): Promise<void> | void {
     case 'flush':
       return playData(world, ['flush'], 1)
     case 'fill':
-      return playFill(world)
+      return playFill(world, prng.between(8, 70))
     case 'longRead':
       return playLongRead(world)
     case 'truncate':
@@ -191,6 +192,8 @@ function play(world: World, kind: StepKind): Promise<void> | void {
       return playDamage(world)
     case 'scrub':
       return playScrub(world)
+    case 'drill':
+      return playDrill(world)
     case 'repair':
       return playRepair(world)
     default:

@@ -32,6 +32,7 @@ export type StepKind =
   | 'damage'
   | 'scrub'
   | 'repair'
+  | 'drill'
 
 /** How clients reach their disks. */
 export type DoorKind = 'direct' | 'nbd' | 'fuse'
@@ -114,6 +115,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   copy: 3,
   hold: 1,
   release: 1,
+  drill: 2,
 }
 export const STEP_KINDS: readonly StepKind[] = Object.keys(STEP_WEIGHTS) as StepKind[]
 const FACTORS = [0, 0.3, 1, 1, 3]

@@ -78,8 +78,12 @@ export class World {
   readonly near: Near = { last: null }
   /** The world ends soon after so many more of these; null: no such end is planned. */
   #cut: { operation: CutOperation; path: string; leftCount: number } | null = null
+  /** How the planned end comes; null: as is drawn. */
+  #endKind: 'process' | 'power' | null = null
   /** A disk without room, which a crash or a close does not give any. */
   staysFull = false
+  /** How often the writes have gone on in another segment. */
+  rollCount = 0
   /** Where the last write to a segment went. */
   #segmentPath = ''
   /**
@@ -87,6 +91,8 @@ export class World {
    * taken for torn what the disk has again when it is healed.
    */
   #mayBeStale = false
+  /** An opening, perhaps one that was cut short, met damage in what is replayed. */
+  #mayBeCut = false
   /** The page cache has what no sync will write any more. */
   #isCacheAhead = false
   readonly #diskIds: DiskIds = new DiskIds()
@@ -174,9 +180,7 @@ export class World {
       this.report.turnCount += 1
       if (this.#stray !== null) throw this.#stray.reason
       if (this.turnsLeft <= 0) {
-        const isPower = this.#isCacheAhead || this.prng.chance(this.traits.powerChance)
-        this.#isCacheAhead = false
-        this.io.crash({ kind: isPower ? 'power' : 'process' })
+        this.#end()
         return false
       }
       this.turnsLeft -= 1
@@ -186,10 +190,18 @@ export class World {
     return result as T
   }
 
+  #end(): void {
+    const isPower = this.#isCacheAhead || this.prng.chance(this.traits.powerChance)
+    const kind = this.#endKind ?? (isPower ? 'power' : 'process')
+    this.#isCacheAhead = false
+    this.io.crash({ kind })
+  }
+
   /** Whatever end was planned does not come. */
   cancelEnd(): void {
     this.turnsLeft = Infinity
     this.#cut = null
+    this.#endKind = null
   }
 
   /** The process ends, and the page cache stays; a power cut during the recovery is likely. */
@@ -207,9 +219,30 @@ export class World {
     this.#cut = { operation, path, leftCount }
   }
 
+  /** The world ends within some turns of such an operation: of the next, or of a later one. */
+  endAt(
+    operation: CutOperation,
+    path: string,
+    kind: 'process' | 'power',
+    leftCount: number = 1,
+  ): void {
+    this.#cut = { operation, path, leftCount }
+    this.#endKind = kind
+  }
+
+  /** The power goes now. */
+  cutPower(): void {
+    this.note('the power goes')
+    this.io.crash({ kind: 'power' })
+    this.#isCacheAhead = false
+  }
+
   /** The log goes on in another segment, and neither may be synced. */
   #noteSegment(path: string): void {
-    if (path !== this.#segmentPath && this.#segmentPath !== '') this.#countToCut('roll', '')
+    if (path !== this.#segmentPath && this.#segmentPath !== '') {
+      this.rollCount += 1
+      this.#countToCut('roll', '')
+    }
     this.#segmentPath = path
   }
 
@@ -394,14 +427,13 @@ export class World {
   }
 
   /** Opens the pool again and again until an opening survives, then judges what it shows. */
-  async reopen(): Promise<void> {
+  async reopen(planFirstEnd = (): void => this.#planEnd()): Promise<void> {
     for (let attempt = 0; attempt < OPEN_ATTEMPT_COUNT_MAX; attempt += 1) {
       this.#forgetPool()
       if (this.io.isDead) this.#reboot()
       this.cancelEnd()
-      const cutChance = this.#isCacheAhead ? CUT_AHEAD_CHANCE : CUT_RECOVERY_CHANCE
-      if (this.prng.chance(cutChance)) this.planCut()
-      else if (this.prng.chance(0.25)) this.turnsLeft = this.prng.below(80)
+      if (attempt === 0) planFirstEnd()
+      else this.#planEnd()
       try {
         await this.#openOnce()
         return
@@ -414,6 +446,12 @@ export class World {
       }
     }
     throw new SimViolation('the pool does not open, however often the world is mended')
+  }
+
+  #planEnd(): void {
+    const cutChance = this.#isCacheAhead ? CUT_AHEAD_CHANCE : CUT_RECOVERY_CHANCE
+    if (this.prng.chance(cutChance)) this.planCut()
+    else if (this.prng.chance(0.25)) this.turnsLeft = this.prng.below(80)
   }
 
   #forgetPool(): void {
@@ -476,6 +514,7 @@ export class World {
     if (!this.isTainted || !(error instanceof VarveError) || !this.#mayRefuse(error)) throw error
     this.note(`  refused to open: ${error.code}: ${error.message}`)
     this.report.refusedOpenCount += 1
+    if (this.#mayBeCut && disk.damaged().length === 0 && !disk.hasFaults) this.#endOfLostTail()
     this.heal()
     disk.clearFaults()
     this.giveRoom()
@@ -503,23 +542,20 @@ export class World {
       damaged[0].path.endsWith('/superblock') &&
       (this.maker.tailSegment?.(disk) ?? 0) > 0
     const hasDamage = damaged.length > 0 && !isOfOnePage
-    this.#isTainted = this.isFenced || hasDamage || disk.hasFaults
+    this.#mayBeCut ||= hasDamage && this.#isTailDamaged()
+    this.#isTainted = this.isFenced || hasDamage || disk.hasFaults || this.#mayBeCut
     this.#oldDamageCount = disk.damageCount
     const complaints = await this.drive(this.maker.check(this.io))
     if (complaints.length > 0 && !this.isTainted && !isOfOnePage) {
       throw new SimViolation(`check:\n${complaints.join('\n')}`)
     }
-    const tail = hasDamage && this.#isTailDamaged()
     this.pool = await this.drive(this.maker.open(this.io))
     const found = await this.drive(readState(this.io, this.pool, () => this.isTainted))
     this.cancelEnd()
     this.verifyNoDamage()
     this.report.refusedReadCount += countUnreadable(found)
     const fault = this.history.adopt(found)
-    if (fault !== null && tail) {
-      this.report.lostTailCount += 1
-      throw new Ended()
-    }
+    if (fault !== null && this.#mayBeCut) this.#endOfLostTail()
     if (fault !== null) throw new SimViolation(`recovery shows an illegal state:\n${fault}`)
     if (this.history.isUnclear) {
       if (this.isFenced) throw new Ended()
@@ -529,10 +565,16 @@ export class World {
       this.io.crash({ kind: 'process' })
       throw new Crashed()
     }
+    this.#mayBeCut = false
     this.#doors = await this.drive(Doors.open(this.io, this.pool, this.traits.doorWeights))
     this.#lookAtIds()
     const mayEnd = this.#isCacheAhead && !this.isEnding
     if (mayEnd && this.prng.chance(0.5)) this.turnsLeft = this.prng.below(200)
+  }
+
+  #endOfLostTail(): never {
+    this.report.lostTailCount += 1
+    throw new Ended()
   }
 
   /** Damage to the superblock, or to what is replayed: it may look like a torn tail. */
