@@ -108,6 +108,16 @@ export function frameBlockCount(word1: number): number {
   return ((word1 >>> BLOCKS_SHIFT) & BLOCKS_MASK) + 1
 }
 
+/** Whether the frame's blocks did not get shorter: they are stored as they are, and can be read. */
+export function isPlainFrame(word1: number): boolean {
+  return frameStoredBytes(word1) === frameBlockCount(word1) * BLOCK_SIZE_BYTES
+}
+
+/** Where in its file a block of a plain frame lies. */
+export function plainBlockOffset(word0: number): number {
+  return frameOffset(word0) + frameIndex(word0) * BLOCK_SIZE_BYTES
+}
+
 export function aliasWord1(slot: number): number {
   assert(slot >= DATA_SLOT_FIRST && slot < DATA_SLOT_END, 'an alias points to a data slot')
   return ((PLACE_ALIAS << KIND_SHIFT) | slot) >>> 0

@@ -11,13 +11,7 @@
 import { VarveError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { Codec } from '../base/codec.ts'
-import {
-  PLACE_FRAME,
-  frameBlockCount,
-  frameIndex,
-  frameOffset,
-  frameStoredBytes,
-} from '../format/directory.ts'
+import { PLACE_FRAME, frameOffset, isPlainFrame, plainBlockOffset } from '../format/directory.ts'
 import { ioResult } from '../io/io.ts'
 import { allocateArena } from '../io/arena.ts'
 import { EqualBlocks, addressKey } from '../segment/equal-blocks.ts'
@@ -263,10 +257,7 @@ export class ScrubHealing {
 /** Where in its file a block lies uncompressed; null: it is encoded with others. */
 function plainOffset(places: Uint32Array | null, slot: number): number | null {
   if (places === null) return slot * BLOCK_SIZE_BYTES
-  const word0 = places[2 * slot]
-  const word1 = places[2 * slot + 1]
-  if (frameStoredBytes(word1) !== frameBlockCount(word1) * BLOCK_SIZE_BYTES) return null
-  return frameOffset(word0) + frameIndex(word0) * BLOCK_SIZE_BYTES
+  return isPlainFrame(places[2 * slot + 1]) ? plainBlockOffset(places[2 * slot]) : null
 }
 
 /** Every slot that the faults make unreadable. */

@@ -1,12 +1,13 @@
 /**
  * Decoded frames of settled segments, in memory under a byte budget. They are found by where they
  * lie, so everyone who reads the same address, through whichever clone, shares one copy; and a
- * frame that is read block by block is decoded once.
+ * frame that is read block by block is decoded once. Those that are stored as their blocks are
+ * never come here.
  */
 import { LRUCache } from 'lru-cache'
 import { assert, must } from '../base/assert.ts'
 import type { Codec, Codecs } from '../base/codec.ts'
-import { Codec as CodecOf, FRAME_BYTES_MAX } from '../base/codec.ts'
+import { FRAME_BYTES_MAX } from '../base/codec.ts'
 import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES } from '../base/units.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
@@ -139,7 +140,7 @@ export class FrameCache {
     const storedBytes = frameStoredBytes(word1)
     const rawBytes = frameBlockCount(word1) * BLOCK_SIZE_BYTES
     const source = this.#io.arena.memory
-    const codec = storedBytes === rawBytes ? CodecOf.raw : (frameCodec(word0) as Codec)
+    const codec = frameCodec(word0) as Codec
     const placeOffset = load.places[index]
     if (placeOffset >= 0) {
       const args: DecodeArgs = [source, at, storedBytes, source, placeOffset, rawBytes]
@@ -158,7 +159,7 @@ export class FrameCache {
   /** A codec that this host lacks makes the block unreadable, not the pool fall over. */
   #tryDecode(codec: Codec, args: DecodeArgs): boolean {
     try {
-      if (codec !== CodecOf.raw) this.#decodedCount += 1
+      this.#decodedCount += 1
       return this.#codecs.decode(codec, ...args)
     } catch (error) {
       if (error instanceof OperatingError) return false

@@ -12,7 +12,9 @@ import {
   frameBlockCount,
   frameIndex,
   frameOffset,
+  isPlainFrame,
   placeKind,
+  plainBlockOffset,
 } from '../format/directory.ts'
 import { TABLE_PAGE_SLOT_COUNT, TABLE_PAGE_SLOT_SHIFT } from '../format/segment.ts'
 import type { IoCompletion } from '../io/io.ts'
@@ -78,9 +80,17 @@ export class SettledRead implements IoCompletion, FrameWaiter {
     this.#partDone(0)
   }
 
-  /** An alias's target has been read, or an immediate completion has been put off. */
-  ioComplete(_tag: number, result: number): void {
-    this.#partDone(result)
+  /** An alias's target has been read (tag 0), or blocks that lie as they are; see `#readPlain`. */
+  ioComplete(tag: number, result: number): void {
+    const blocks = tag >>> GROUP_SHIFT
+    if (blocks === 0 || result === blocks * BLOCK_SIZE_BYTES) {
+      this.#partDone(Math.min(0, result))
+      return
+    }
+    const slot = this.#slot + (tag & ((1 << GROUP_SHIFT) - 1))
+    const fact = result < 0 ? `the read failed with errno ${-result}` : 'the read fell short'
+    this.#noteDamage(slot, fact)
+    this.#partDone(-Errno.EIO)
   }
 
   /** A frame is there; `tag` says for which blocks. */
@@ -119,13 +129,9 @@ export class SettledRead implements IoCompletion, FrameWaiter {
     const places = this.#places
     let at = 0
     while (at < this.#count) {
-      const word0 = places[2 * at]
       const word1 = places[2 * at + 1]
       const kind = placeKind(word1)
-      const fault =
-        kind === PLACE_DEAD
-          ? 'no block lies there'
-          : findPlaceFault(state.id, this.#slot + at, word0, word1)
+      const fault = kind === PLACE_DEAD ? 'no block lies there' : this.#placeFault(state, at)
       if (fault !== null) {
         this.#noteDamage(this.#slot + at, fault)
         this.#result = -Errno.EIO
@@ -133,6 +139,7 @@ export class SettledRead implements IoCompletion, FrameWaiter {
       }
       if (kind === PLACE_ZERO) at += this.#zero(at)
       else if (kind === PLACE_ALIAS) at += this.#follow(at)
+      else if (isPlainFrame(word1)) at += this.#readPlain(state, at)
       else at += this.#loadFrames(state, at)
     }
   }
@@ -164,6 +171,35 @@ export class SettledRead implements IoCompletion, FrameWaiter {
   }
 
   /**
+   * Blocks that did not get shorter lie in their frames as they are: only those that are wanted
+   * are read, right to where they are wanted, and the page cache is cache enough.
+   */
+  #readPlain(state: SegmentState, first: number): number {
+    const places = this.#places
+    const offsetBytes = plainBlockOffset(places[2 * first])
+    let blocks = 1
+    while (
+      first + blocks < this.#count &&
+      placeKind(places[2 * (first + blocks) + 1]) === PLACE_FRAME &&
+      isPlainFrame(places[2 * (first + blocks) + 1]) &&
+      plainBlockOffset(places[2 * (first + blocks)]) === offsetBytes + blocks * BLOCK_SIZE_BYTES &&
+      this.#placeFault(state, first + blocks) === null
+    ) {
+      blocks += 1
+    }
+    const file = must(state.file, 'the open segment file')
+    const arenaOffset = this.#arenaOffset + first * BLOCK_SIZE_BYTES
+    const tag = (blocks << GROUP_SHIFT) | first
+    this.#pendingCount += 1
+    this.#store.io.read(file, offsetBytes, arenaOffset, blocks * BLOCK_SIZE_BYTES, this, tag)
+    return blocks
+  }
+
+  #placeFault(state: SegmentState, at: number): string | null {
+    return findPlaceFault(state.id, this.#slot + at, this.#places[2 * at], this.#places[2 * at + 1])
+  }
+
+  /**
    * Takes what the cache has; what it has not, and lies one behind the other, is read at once.
    * Returns the number of slots dealt with.
    */
@@ -174,7 +210,7 @@ export class SettledRead implements IoCompletion, FrameWaiter {
     while (at < this.#count && placeKind(places[2 * at + 1]) === PLACE_FRAME) {
       const word0 = places[2 * at]
       const word1 = places[2 * at + 1]
-      if (findPlaceFault(state.id, this.#slot + at, word0, word1) !== null) break
+      if (isPlainFrame(word1) || this.#placeFault(state, at) !== null) break
       const offset = frameOffset(word0)
       const blocks = this.#blocksOf(at)
       const tag = (blocks << GROUP_SHIFT) | at

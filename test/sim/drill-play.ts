@@ -12,7 +12,7 @@ import type { World } from './world.ts'
 
 const CHANGE_KINDS: readonly ChangeKind[] = ['write', 'trim', 'trim', 'zero']
 /** Rolling takes a whole segment of writes. */
-const ROLL_CHANCE = 0.1
+const ROLL_CHANCE = 0.25
 const FILL_STEP_COUNT_MAX = 70
 
 export function playDrill(world: World): Promise<void> {
@@ -28,7 +28,7 @@ async function drillPromise(world: World): Promise<void> {
   const { prng } = world
   world.note('drill: a change of what is the same already')
   await playData(world, ['write'], 1)
-  await playData(world, ['flush'], 1)
+  if (!world.hasFailed) await promise(world)
   const volume = pickVolume(world)
   if (volume === null || world.hasFailed) return
   await playAgain(world, prng.pick(CHANGE_KINDS), volume, false)
@@ -82,8 +82,8 @@ async function drillRoll(world: World): Promise<void> {
   if (world.hasFailed || world.rollCount === before) return
   if (prng.chance(0.5)) await playData(world, ['write'], prng.between(1, 4))
   if (world.hasFailed) return
-  if (traits.hasErrors && prng.chance(0.5)) {
-    const aim = { path: 'segment', skip: prng.below(2), times: 1 }
+  if (traits.hasErrors && prng.chance(0.7)) {
+    const aim = { path: 'segment', skip: 0, times: 1 }
     io.addFault({ kind: 'sync-error', ...aim, errno: 5 })
     await promise(world)
   }
