@@ -36,15 +36,10 @@ export async function playData(
 }
 
 /** A change of the blocks that were asked for last, and nothing beside it. */
-export async function playAgain(
-  world: World,
-  kind: ChangeKind,
-  volume: string,
-  isFua: boolean,
-): Promise<void> {
+export async function playAgain(world: World, kind: ChangeKind, isFua: boolean): Promise<void> {
   world.note('data step')
   const step = newStep(world)
-  step.issueAgain(kind, volume, isFua)
+  step.issueAgain(kind, isFua)
   await endStep(world, step)
 }
 

@@ -25,7 +25,7 @@ interface BlockRange {
 
 /** Where the last request was drawn, in this step or an earlier one. */
 export interface Near {
-  last: BlockRange | null
+  last: (BlockRange & { volume: string }) | null
 }
 
 export interface DataContext {
@@ -120,10 +120,11 @@ export class DataStep implements TargetCompletion {
   }
 
   /** Issues a change of the blocks that were asked for last, or none where there are none. */
-  issueAgain(kind: ChangeKind, volume: string, isFua: boolean): void {
+  issueAgain(kind: ChangeKind, isFua: boolean): void {
     const { last } = this.#context.near
-    const { geometry } = this.#after.get(volume) as ModelVolume
-    const request = last === null ? null : this.#placeAt(kind, volume, geometry, last)
+    const there = last === null ? undefined : this.#after.get(last.volume)
+    if (last === null || there === undefined) return
+    const request = this.#placeAt(kind, last.volume, there.geometry, last)
     this.#issue(request === null ? null : { ...request, isFua })
   }
 
@@ -241,7 +242,7 @@ export class DataStep implements TargetCompletion {
       sectorCount = prng.between(1, sectorCount - cut)
     }
     if (!this.#isWithin(volume, window, firstSector, sectorCount)) return null
-    this.#context.near.last = { firstBlock: window.startBlock + firstBlock, blockCount }
+    this.#context.near.last = { volume, firstBlock: window.startBlock + firstBlock, blockCount }
     return this.#place(kind, volume, window, firstSector, sectorCount)
   }
 
@@ -271,7 +272,7 @@ export class DataStep implements TargetCompletion {
     const firstSector = within * SECTORS_PER_BLOCK
     const sectorCount = Math.min(blockCount, window.blockCount - within) * SECTORS_PER_BLOCK
     if (!this.#isWithin(volume, window, firstSector, sectorCount)) return null
-    this.#context.near.last = { firstBlock: first, blockCount }
+    this.#context.near.last = { volume, firstBlock: first, blockCount }
     return this.#place(kind, volume, window, firstSector, sectorCount)
   }
 

@@ -12,7 +12,7 @@ import type { World } from './world.ts'
 
 const CHANGE_KINDS: readonly ChangeKind[] = ['write', 'trim', 'trim', 'zero']
 /** Rolling takes a whole segment of writes. */
-const ROLL_CHANCE = 0.25
+const ROLL_CHANCE = 0.12
 const FILL_STEP_COUNT_MAX = 70
 
 export function playDrill(world: World): Promise<void> {
@@ -29,11 +29,10 @@ async function drillPromise(world: World): Promise<void> {
   world.note('drill: a change of what is the same already')
   await playData(world, ['write'], 1)
   if (!world.hasFailed) await promise(world)
-  const volume = pickVolume(world)
-  if (volume === null || world.hasFailed) return
-  await playAgain(world, prng.pick(CHANGE_KINDS), volume, false)
   if (world.hasFailed) return
-  await playAgain(world, prng.pick(CHANGE_KINDS), volume, true)
+  await playAgain(world, prng.pick(CHANGE_KINDS), false)
+  if (world.hasFailed) return
+  await playAgain(world, prng.pick(CHANGE_KINDS), true)
   if (!world.hasFailed) losePower(world)
 }
 
@@ -80,7 +79,9 @@ async function drillRoll(world: World): Promise<void> {
   const before = world.rollCount
   await playFill(world, FILL_STEP_COUNT_MAX, () => world.rollCount > before)
   if (world.hasFailed || world.rollCount === before) return
-  if (prng.chance(0.5)) await playData(world, ['write'], prng.between(1, 4))
+  for (let count = prng.below(4); count > 0 && !world.hasFailed; count -= 1) {
+    await playData(world, ['write'], 1)
+  }
   if (world.hasFailed) return
   if (traits.hasErrors && prng.chance(0.7)) {
     const aim = { path: 'segment', skip: 0, times: 1 }
@@ -98,9 +99,4 @@ function promise(world: World): Promise<void> {
 function losePower(world: World): never {
   world.cutPower()
   throw new Crashed()
-}
-
-function pickVolume(world: World): string | null {
-  const names = [...world.history.latest.keys()]
-  return names.length === 0 ? null : world.prng.pick(names)
 }
