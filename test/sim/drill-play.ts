@@ -77,15 +77,18 @@ async function drillRoll(world: World): Promise<void> {
   const { io, prng, traits } = world
   world.note('drill: the log goes on in another segment')
   const before = world.rollCount
-  await playFill(world, FILL_STEP_COUNT_MAX, () => world.rollCount > before)
+  let path = ''
+  await playFill(world, FILL_STEP_COUNT_MAX, () => {
+    if (world.rollCount === before) path = world.segmentPath
+    return world.rollCount > before
+  })
   if (world.hasFailed || world.rollCount === before) return
   for (let count = prng.below(4); count > 0 && !world.hasFailed; count -= 1) {
     await playData(world, ['write'], 1)
   }
   if (world.hasFailed) return
   if (traits.hasErrors && prng.chance(0.7)) {
-    const aim = { path: 'segment', skip: 0, times: 1 }
-    io.addFault({ kind: 'sync-error', ...aim, errno: 5 })
+    io.addFault({ kind: 'sync-error', path, skip: 0, times: 1, errno: 5 })
     await promise(world)
   }
   if (!world.hasFailed) losePower(world)

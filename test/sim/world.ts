@@ -85,7 +85,7 @@ export class World {
   /** How often the writes have gone on in another segment. */
   rollCount = 0
   /** Where the last write to a segment went. */
-  #segmentPath = ''
+  segmentPath = ''
   /**
    * An opening met damage: it may have made an older page of the superblock the truth, or have
    * taken for torn what the disk has again when it is healed.
@@ -239,11 +239,11 @@ export class World {
 
   /** The log goes on in another segment, and neither may be synced. */
   #noteSegment(path: string): void {
-    if (path !== this.#segmentPath && this.#segmentPath !== '') {
+    if (path !== this.segmentPath && this.segmentPath !== '') {
       this.rollCount += 1
       this.#countToCut('roll', '')
     }
-    this.#segmentPath = path
+    this.segmentPath = path
   }
 
   /** A client was told that something is durable. */
