@@ -18,6 +18,7 @@ export type FindingCode =
   | 'directory-corrupt' // a page of a settled segment's directory is not what the footer says
   | 'directory-nonsense' // a sound page, or footer, that says what cannot be
   | 'settling-leftover' // what a crash while settling left; the next opening removes it
+  | 'recycled-leftover' // a file that was kept for a segment to come; the next opening removes it
   | 'segment-misnamed' // header and file name disagree
   | 'segment-leaked' // a file that nothing will ever refer to
   | 'name-unknown' // a file in segments/ that is not a segment

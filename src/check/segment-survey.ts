@@ -9,6 +9,7 @@ import {
   DIRECTORY_OFFSET_BYTES,
   FOOTER_SLOT,
   SEGMENT_FOLDER,
+  RECYCLED_SUFFIX,
   SETTLING_SUFFIX,
   SegmentKind,
   segmentFileName,
@@ -135,6 +136,9 @@ export async function surveySegments(
     if (name.endsWith(SETTLING_SUFFIX)) {
       const fact = 'a crash interrupted settling; the next opening removes the file'
       findings.warnings.add('settling-leftover', where, fact)
+    } else if (name.endsWith(RECYCLED_SUFFIX)) {
+      const fact = 'it was kept for a segment to come; the next opening removes the file'
+      findings.warnings.add('recycled-leftover', where, fact)
     } else if (id === null) {
       findings.leaks.add('name-unknown', where, 'the file is not a segment; nothing will use it')
     } else {

@@ -103,6 +103,9 @@ assert(TABLE_PAGE_COUNT === 32 && DATA_SLOT_END === 16351, 'the segment is as dr
 /** Added to a segment's file name while its settled form is being written aside. */
 export const SETTLING_SUFFIX = '.settling'
 
+/** Added to a segment's file name when the segment is gone and the file kept for a later one. */
+export const RECYCLED_SUFFIX = '.recycled'
+
 const NAME_PATTERN = /^(\d{10})\.seg$/
 
 /** `0000000042.seg`. */
@@ -249,6 +252,23 @@ export function directoryPageOffset(settled: SettledLayout, index: number): numb
   return offsetBytes
 }
 
+/**
+ * Whose footer the page is, or null where it is none: in a file that was another segment's before,
+ * that segment's stays until this one is sealed.
+ */
+export function footerSegment(
+  memory: Uint8Array,
+  offsetBytes: number,
+  poolId: Uint8Array,
+  checksum: Checksum,
+): number | null {
+  const view = pageView(memory, offsetBytes)
+  if (!hasMagic(view, FOOTER_MAGIC) || !isPageSound(memory, offsetBytes, checksum)) return null
+  if (view.getUint32(FOOTER.formatVersion, true) !== FORMAT_VERSION) return null
+  if (!bytesEqual(poolId, view, FOOTER.poolId)) return null
+  return view.getUint32(FOOTER.segment, true)
+}
+
 /** Null when the page is not the sound footer of this segment of this pool. */
 export function tryDecodeSegmentFooter(
   memory: Uint8Array,
@@ -257,11 +277,8 @@ export function tryDecodeSegmentFooter(
   segment: number,
   checksum: Checksum,
 ): SegmentFooter | null {
+  if (footerSegment(memory, offsetBytes, poolId, checksum) !== segment) return null
   const view = pageView(memory, offsetBytes)
-  if (!hasMagic(view, FOOTER_MAGIC) || !isPageSound(memory, offsetBytes, checksum)) return null
-  if (view.getUint32(FOOTER.formatVersion, true) !== FORMAT_VERSION) return null
-  if (!bytesEqual(poolId, view, FOOTER.poolId)) return null
-  if (view.getUint32(FOOTER.segment, true) !== segment) return null
   const encoding = view.getUint32(FOOTER.encoding, true)
   if (encoding !== ENCODING_RAW && encoding !== ENCODING_SETTLED) return null
   const kind = view.getUint32(FOOTER.kind, true)

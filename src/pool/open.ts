@@ -121,7 +121,9 @@ async function assemble(
   })
   const catalogue = new Catalogue(tables, () => io.wallClockMs())
   const reserve = await Reserve.open(io, path)
-  const space = new Space(io, path, capacityBytes, () => store.physicalBytes(), reserve, options)
+  const physicalBytes = (): Promise<number> => store.physicalBytes()
+  const { recycled } = store
+  const space = new Space(io, path, capacityBytes, physicalBytes, reserve, recycled, options)
   const withRoom: RoomMaker = (work) => space.withReserve(work)
   const parts = { io, store, tables, catalogue, withRoom }
   const recovered = await recover(parts, superblock.current)

@@ -1,6 +1,7 @@
 import { OperatingError } from '../base/errors.ts'
-import { MIB } from '../base/units.ts'
+import { GIB, MIB } from '../base/units.ts'
 import type { Io } from '../io/io.ts'
+import type { RecycledFiles } from '../segment/recycled-files.ts'
 import { FillGauge } from './fill.ts'
 import { isShortOfSpace } from './reserve.ts'
 import type { Reserve } from './reserve.ts'
@@ -9,6 +10,9 @@ import type { Fill, FillState } from './types.ts'
 /** Kept back from guests for checkpoints, deletes and reclaim: a sixteenth, in these bounds. */
 const RESERVE_BYTES_MIN: number = 4 * MIB
 const RESERVE_BYTES_MAX: number = 64 * MIB
+/** Of what is left, kept in files of segments that are gone. */
+const RECYCLED_FRACTION = 1 / 8
+const RECYCLED_BYTES_MAX: number = 4 * GIB
 const REFRESH_AFTER_BYTES: number = 16 * MIB
 const REFRESH_WHEN_FULL_MS = 200
 
@@ -34,6 +38,7 @@ export class Space {
   #refreshing: Promise<void> | null = null
   #refreshedMs = 0
   readonly #reserve: Reserve
+  readonly #recycled: RecycledFiles
   readonly #gauge: FillGauge
   readonly #onFill: FillListener
   /** Looks at the disk and moves of the reserve, one after the other: else it counts twice. */
@@ -47,6 +52,7 @@ export class Space {
     capacityBytes: number,
     physicalBytes: () => Promise<number>,
     reserve: Reserve,
+    recycled: RecycledFiles,
     options: { warnPercent: number; onFill: FillListener },
   ) {
     this.#io = io
@@ -54,6 +60,7 @@ export class Space {
     this.#capacityBytes = capacityBytes
     this.#physicalBytes = physicalBytes
     this.#reserve = reserve
+    this.#recycled = recycled
     this.#gauge = new FillGauge(options.warnPercent)
     this.#onFill = options.onFill
   }
@@ -76,7 +83,7 @@ export class Space {
 
   /** Set aside on the disk besides what the segments take. */
   get reserveHeldBytes(): number {
-    return this.#reserve.heldBytes
+    return this.#reserve.heldBytes + this.#recycled.heldBytes
   }
 
   /** Whether a guest's `lengthBytes` fit without touching the reserve. */
@@ -174,7 +181,7 @@ export class Space {
     this.#writtenBytes = 0
     const disk = await this.#io.space(this.#path)
     let totalBytes = disk.totalBytes
-    let leftBytes = disk.freeBytes + this.#reserve.heldBytes
+    let leftBytes = disk.freeBytes + this.#reserve.heldBytes + this.#recycled.heldBytes
     if (this.#capacityBytes > 0) {
       totalBytes = Math.min(totalBytes, this.#capacityBytes)
       leftBytes = Math.min(leftBytes, this.#capacityBytes - (await this.#physicalBytes()))
@@ -188,6 +195,8 @@ export class Space {
     this.#reserveBytes = Math.max(ownBytes, 2 * this.#reserve.heldBytes)
     const guestTotalBytes = Math.max(0, totalBytes - this.#reserveBytes)
     this.#gaugeChanges(() => this.#gauge.update(this.guestBytes, guestTotalBytes))
+    const recycledBytesMax = Math.floor(Math.max(0, leftBytes) * RECYCLED_FRACTION)
+    await this.#recycled.limit(Math.min(RECYCLED_BYTES_MAX, recycledBytesMax))
     await this.#moveReserve(disk.freeBytes, leftBytes)
   }
 

@@ -20,12 +20,14 @@ import { PAGE_SIZE_BYTES } from '../format/page.ts'
 import type { SegmentFooter } from '../format/segment.ts'
 import {
   FOOTER_SLOT,
+  RECYCLED_SUFFIX,
   SETTLING_SUFFIX,
   SegmentKind,
   TABLE_PAGE_COUNT,
   TABLE_PAGE_SLOT_COUNT,
   TABLE_PAGE_SLOT_SHIFT,
   encodeSegmentHeader,
+  footerSegment,
   segmentFileName,
   tryDecodeSegmentFooter,
   tryDecodeSegmentHeader,
@@ -37,6 +39,7 @@ import { AllocatedBytes } from './allocated.ts'
 import { BlockRead } from './block-read.ts'
 import { FrameCache } from './frame-cache.ts'
 import { PagePool } from './page-pool.ts'
+import { RecycledFiles } from './recycled-files.ts'
 import { SegmentState } from './segment-state.ts'
 import { SegmentTable, TABLE_PAGE_INDEXES, TablePageLoader } from './segment-table.ts'
 import { SettledRead } from './settled-read.ts'
@@ -60,6 +63,8 @@ export class SegmentStore {
   readonly io: Io
   readonly checksum: Checksum
   readonly poolId: Uint8Array
+  /** Empty until somebody sets a limit. */
+  readonly recycled: RecycledFiles
   readonly #folder: string
   /** For headers, footers and table pages: whoever holds one waits for no other page. */
   readonly #pages: PagePool
@@ -90,6 +95,7 @@ export class SegmentStore {
     this.checksum = checksum
     this.poolId = poolId
     this.#folder = folder
+    this.recycled = new RecycledFiles(io, folder)
     this.#pages = new PagePool(io.arena, TABLE_IO_PAGE_COUNT)
     this.#blockPages = new PagePool(io.arena, BLOCK_IO_PAGE_COUNT)
     this.#onDamage = onDamage
@@ -116,7 +122,8 @@ export class SegmentStore {
   async load(): Promise<void> {
     for (const name of await this.io.list(this.#folder)) {
       // A crash while a segment was being settled: the segment itself is as it was.
-      if (name.endsWith(SETTLING_SUFFIX)) await this.io.remove(`${this.#folder}/${name}`)
+      const isLeftover = name.endsWith(SETTLING_SUFFIX) || name.endsWith(RECYCLED_SUFFIX)
+      if (isLeftover) await this.io.remove(`${this.#folder}/${name}`)
       const id = tryParseSegmentFileName(name)
       if (id === null) continue
       this.#segments.set(id, new SegmentState(id))
@@ -170,19 +177,25 @@ export class SegmentStore {
     const id = this.#nextId
     this.#nextId += 1
     const header = { segment: id, kind, importId: importIdOf(kind, importId, id) }
+    const recycled = kind === SegmentKind.log ? await this.recycled.tryTake() : null
+    let path = recycled ?? this.pathOf(id)
     const page = await this.#pages.take()
     let file: IoFile | null = null
     try {
-      file = await this.io.open(this.pathOf(id), 'create')
+      file = await this.io.open(path, recycled === null ? 'create' : 'write')
       const memory = this.io.arena.memory
       encodeSegmentHeader(header, this.poolId, memory, page, this.checksum)
       this.write(file, id, 0, page, PAGE_SIZE_BYTES)
       await this.syncFile(file, id)
+      if (recycled !== null) {
+        await this.io.rename(recycled, this.pathOf(id))
+        path = this.pathOf(id)
+      }
       await this.io.syncDirectory(this.#folder)
     } catch (error) {
       if (file !== null) {
         await this.io.close(file)
-        await this.io.remove(this.pathOf(id))
+        await this.io.remove(path)
       }
       throw error
     } finally {
@@ -433,6 +446,11 @@ export class SegmentStore {
       this.unpin(state)
     }
     await this.readSealed(state)
+    if (state.footer === null && (await this.#isRecycled(state))) {
+      state.kind = SegmentKind.log
+      state.isHeaderSound = false
+      return state.kind
+    }
     if (state.footer === null) {
       throw new CorruptionError('segment-corrupt', `segment ${state.id} has no sound header`, {
         hint: 'run "varve check" on the pool',
@@ -442,6 +460,21 @@ export class SegmentStore {
     state.kind = state.footer.kind
     state.isHeaderSound = false
     return state.kind
+  }
+
+  /** Whether the file still has the footer of the log segment that it was before. */
+  async #isRecycled(state: SegmentState): Promise<boolean> {
+    const file = await this.#pin(state)
+    const page = await this.#pages.take()
+    try {
+      if (!(await this.#readRaw(file, FOOTER_SLOT, page))) return false
+      const { memory } = this.io.arena
+      const before = footerSegment(memory, page, this.poolId, this.checksum)
+      return before !== null && before < state.id
+    } finally {
+      this.#pages.give(page)
+      this.unpin(state)
+    }
   }
 
   /** Reads the footer; false when the segment is not sealed. */
@@ -460,7 +493,10 @@ export class SegmentStore {
     }
   }
 
-  /** Removes the file, which nothing may refer to, once those who still use it are done. */
+  /**
+   * Removes the file, or keeps it for a later segment, once those who still use it are done;
+   * nothing may refer to it.
+   */
   async delete(id: number): Promise<void> {
     const state = this.get(id)
     this.#segments.delete(id)
@@ -469,8 +505,27 @@ export class SegmentStore {
     for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) {
       this.#tablePages.delete(id * TABLE_PAGE_COUNT + i)
     }
+    const keptBytes = await this.#recyclableBytes(state)
     if (!this.#openFiles.delete(id)) this.#closeFile(state)
-    await this.io.remove(this.pathOf(id))
+    if (keptBytes === null) await this.io.remove(this.pathOf(id))
+    else await this.recycled.keep(this.pathOf(id), keptBytes)
+  }
+
+  /** What the file of a deleted segment takes, if it may be kept; else null. */
+  async #recyclableBytes(state: SegmentState): Promise<number | null> {
+    if (!this.recycled.hasRoom(0)) return null
+    const file = await this.#pin(state)
+    try {
+      const isSealed = await this.readSealed(state)
+      if (!isSealed || state.isSettled || state.footer?.kind !== SegmentKind.log) return null
+      const { allocatedBytes } = await this.io.stat(file)
+      return this.recycled.hasRoom(allocatedBytes) ? allocatedBytes : null
+    } catch (error) {
+      if (error instanceof OperatingError) return null
+      throw error
+    } finally {
+      this.unpin(state)
+    }
   }
 
   /** Gives the slots' space back; their content is gone. */
@@ -528,6 +583,8 @@ export class SegmentStore {
   }
 
   async close(): Promise<void> {
+    // What cannot be removed now is by the next opening.
+    await this.recycled.limit(0).catch(() => undefined)
     for (const state of this.#segments.values()) {
       while (state.pinCount > 0) await state.whenIdle()
       const file = state.file

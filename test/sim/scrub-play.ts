@@ -12,6 +12,8 @@ import { readState } from './pool-under-test.ts'
 import { joinMaintenance } from './upkeep-play.ts'
 import type { World } from './world.ts'
 
+/** Where a footer names its segment. */
+const FOOTER_SEGMENT_OFFSET = 12
 const SEALED_BYTES: number = (FOOTER_SLOT + 1) * PAGE_SIZE_BYTES
 
 export async function playScrub(world: World): Promise<void> {
@@ -86,8 +88,14 @@ async function verifyWhole(world: World, before: Set<string>): Promise<void> {
 function placesOf(world: World): Set<string> {
   const { disk } = world.io
   const files = disk.files()
-  const isSealed = (path: string): boolean =>
-    (files.get(path)?.data.sizeBytes ?? 0) >= SEALED_BYTES && path.endsWith('.seg')
+  const isSealed = (path: string): boolean => {
+    const data = files.get(path)?.data
+    const id = Number(/(\d+)\.seg$/.exec(path)?.[1])
+    if (data === undefined || data.sizeBytes < SEALED_BYTES) return false
+    // In a file that was another segment's before, that one's footer stays until then.
+    const footer = Buffer.from(data.page(FOOTER_SLOT) ?? new Uint8Array(PAGE_SIZE_BYTES))
+    return footer.readUInt32LE(FOOTER_SEGMENT_OFFSET) >= id
+  }
   const isZero = (path: string, pageIndex: number): boolean =>
     files
       .get(path)
