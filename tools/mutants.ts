@@ -2,7 +2,7 @@
  * Mutation testing of the simulator: does it catch bugs that we know are there?
  *
  *     npm run mutants                          all of them, seeds 1 to 200
- *     npm run mutants -- --only NAME           those whose name contains NAME
+ *     npm run mutants -- --only NAME,NAME      those whose names contain one of these
  *     npm run mutants -- --seeds 1000 --jobs 2
  *     npm run mutants -- --list                what they are
  *     npm run mutants -- --json                the outcome for a program
@@ -51,7 +51,8 @@ function optionsOf(args: string[]): Options {
       json: { type: 'boolean', default: false },
     },
   })
-  const mutants = ALL_MUTANTS.filter(({ name }) => name.includes(values.only))
+  const parts = values.only.split(',')
+  const mutants = ALL_MUTANTS.filter(({ name }) => parts.some((part) => name.includes(part)))
   if (mutants.length === 0) throw new RangeError(`no mutant is called "${values.only}"`)
   for (const mutant of mutants) {
     const misfit = findMisfit(mutant, readSource(mutant.file))

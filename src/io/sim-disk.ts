@@ -29,9 +29,13 @@ export type SimFault = { path: string; skip: number; times: number } & (
 type DoomKind = 'lost-write' | 'torn-write' | 'misdirected-write'
 const DOOM_KINDS: readonly DoomKind[] = ['lost-write', 'torn-write', 'misdirected-write']
 
+const BY_FILE_CHANCE = 0.2
+
 export interface SimCrashOptions {
   /** `power`: what was not synced is at the mercy of the seed; `process`: the page cache stays. */
   kind: 'power' | 'process'
+  /** How a power failure treats what was not synced; absent: as is drawn. */
+  loss?: SimLossPolicy
 }
 
 interface FolderNode {
@@ -348,14 +352,19 @@ export class SimDisk {
       this.#trace('crash of the process: the page cache stays')
       return
     }
-    const loss = drawLoss(this.#prng)
+    const loss = options.loss ?? drawLoss(this.#prng)
+    // Of some files everything has been written back, and of others nothing.
+    const isByFile = options.loss === undefined && this.#prng.chance(BY_FILE_CHANCE)
     this.#trace(
-      `power failure: grain=${loss.grain} keep=${loss.keepChance} inOrder=${loss.inOrder} ` +
-        `names=${this.#pendingNames.length}`,
+      `power failure: grain=${loss.grain} keep=${isByFile ? 'by file' : loss.keepChance} ` +
+        `inOrder=${loss.inOrder} names=${this.#pendingNames.length}`,
     )
     this.#crashNames(loss)
     this.#moveAll(this.#root, this.#limbo)
-    this.#adoptDurable(this.#root, loss)
+    this.#adoptDurable(this.#root, () => {
+      if (!isByFile) return loss
+      return { grain: 'page', inOrder: false, keepChance: this.#prng.pick([0, 1]) }
+    })
     this.#moveAll(this.#root, this.#space)
     // What was freed and comes back has been taken by nobody: a filesystem hands out what was freed
     // once that is durable.
@@ -378,11 +387,11 @@ export class SimDisk {
     this.#pendingNames = []
   }
 
-  #adoptDurable(folder: FolderNode, loss: SimLossPolicy): void {
+  #adoptDurable(folder: FolderNode, lossOfNext: () => SimLossPolicy): void {
     folder.entries = new Map(folder.durableEntries)
     for (const node of folder.entries.values()) {
-      if (node.kind === 'folder') this.#adoptDurable(node, loss)
-      else node.data.crash(loss, this.#prng)
+      if (node.kind === 'folder') this.#adoptDurable(node, lossOfNext)
+      else node.data.crash(lossOfNext(), this.#prng)
     }
   }
 

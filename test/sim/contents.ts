@@ -8,12 +8,14 @@ import { COMMON_BLOCK_COUNT, SECTORS_PER_BLOCK, commonStamp } from './stamps.ts'
 
 /** Runs remembered: enough that old ones have been deleted, settled, or deleted and settled. */
 const RUN_COUNT_MAX = 64
+const NOTHING = new Uint32Array(0)
 
 export class Contents {
   readonly #step: () => Prng
   readonly #newStamp: () => number
   readonly #repeatWeight: number
   readonly #runs: Uint32Array[] = []
+  #dictated: Uint32Array = NOTHING
 
   /** `step`: what the step under way draws from. `repeatWeight`: of what is new, 4. */
   constructor(step: () => Prng, newStamp: () => number, repeatWeight: number) {
@@ -26,9 +28,16 @@ export class Contents {
     return this.#step()
   }
 
+  /** What is drawn next begins with this. */
+  dictate(sectors: Uint32Array): void {
+    this.#dictated = sectors
+  }
+
   /** Stamps for `blockCount` blocks. */
   draw(blockCount: number): Uint32Array {
     const sectors = this.#draw(blockCount)
+    sectors.set(this.#dictated.subarray(0, sectors.length))
+    this.#dictated = NOTHING
     if (this.#runs.length < RUN_COUNT_MAX) this.#runs.push(sectors)
     else this.#runs[this.#prng.below(RUN_COUNT_MAX)] = sectors
     return sectors

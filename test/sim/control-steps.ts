@@ -128,9 +128,15 @@ export function drawImportBody({ prng, state, contents }: Draw): ImportBody | nu
 
 function drawImport(draw: Draw): ControlOperation | null {
   const body = drawImportBody(draw)
-  if (body === null) return null
+  return body === null ? null : importOf(draw.state, body, draw.prng.chance(0.2))
+}
+
+export function importOf(
+  state: ModelState,
+  body: ImportBody,
+  isAborted: boolean,
+): ControlOperation {
   const { name, sizeBytes } = body.volume
-  const isAborted = draw.prng.chance(0.2)
   const run = async (pool: SimPool): Promise<unknown> => {
     const bulk = await pool.beginImport({ name, sizeBytes })
     try {
@@ -143,9 +149,45 @@ function drawImport(draw: Draw): ControlOperation | null {
     }
   }
   const title = `import ${name}${isAborted ? ' aborted' : ''}`
-  const after = isAborted ? draw.state : withVolume(draw.state, body.volume)
+  const after = isAborted ? state : withVolume(state, body.volume)
   // An abort syncs nothing of what others wrote before it.
   return { ...accepted(title, after, run), isDurable: !isAborted }
+}
+
+/** An import of the same as another, under a name that is free; null: there is none. */
+export function importAgain(state: ModelState, { volume, pieces }: ImportBody): ImportBody | null {
+  const name = freeName(state, volume.name[0])
+  return name === null ? null : { volume: { ...volume, name }, pieces }
+}
+
+/** Of a volume with the geometry that `letter` stands for; null: all are taken. */
+export function freeName(state: ModelState, letter: string): string | null {
+  if (state.size >= VOLUME_COUNT_MAX) return null
+  for (let number = 1; number <= NAMES_PER_GEOMETRY; number += 1) {
+    if (!state.has(`${letter}${number}`)) return `${letter}${number}`
+  }
+  return null
+}
+
+export function createOf(state: ModelState, name: string): ControlOperation {
+  const sizeBytes = Math.max(...sizesOf(geometryByName(name)))
+  const after = withVolume(state, emptyVolume(name, sizeBytes))
+  return accepted(`create ${name} ${sizeBytes}`, after, (pool) => pool.create({ name, sizeBytes }))
+}
+
+export function removeOf(state: ModelState, name: string): ControlOperation {
+  const run = (pool: SimPool): Promise<unknown> =>
+    pool.remove({ names: [name], recursive: true, dryRun: false })
+  return accepted(`remove ${name} recursive`, withoutVolume(state, name), run, [name])
+}
+
+export function snapshotOf(state: ModelState, name: string, snapshot: string): ControlOperation {
+  const volume = state.get(name) as ModelVolume
+  const { sizeBytes, sectors } = volume
+  const snapshots = [...volume.snapshots, { name: snapshot, sizeBytes, sectors, holds: [] }]
+  const after = withVolume(state, { ...volume, snapshots })
+  const names = [`${name}@${snapshot}`]
+  return accepted(`snapshot ${names}`, after, (pool) => pool.snapshot(names))
 }
 
 /** The end of an import that went on beside other steps, which may have taken its name. */
@@ -291,9 +333,19 @@ function drawBlocks(prng: Prng, volume: ModelVolume): { window: Window; first: n
  * copies are several, one after the other.
  */
 function drawCopy(draw: Draw): ControlOperation | null {
-  const { prng, state } = draw
+  const { prng } = draw
   const pair = prng.chance(0.4) ? drawSnapshot(draw) : null
   const source = pair === null ? drawVolume(draw) : pair[0]
+  return drawCopyOf(draw, source, pair)
+}
+
+/** A copy of what the source shows, or of one of its snapshots. */
+export function drawCopyOf(
+  draw: Draw,
+  source: ModelVolume | null,
+  pair: [ModelVolume, ModelSnapshot] | null,
+): ControlOperation | null {
+  const { prng, state } = draw
   const target = drawVolume(draw)
   if (source === null || target === null) return null
   const { sizeBytes, sectors } = pair === null ? source : pair[1]

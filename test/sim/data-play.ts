@@ -1,7 +1,7 @@
 /** Steps on data: requests in flight together, clients that die among them, whole segments. */
 import { Errno } from '../../src/base/errors.ts'
 import { DataStep, SimViolation } from './data-step.ts'
-import type { ChangeKind, DataKind } from './data-step.ts'
+import type { ChangeKind, DataKind, Place } from './data-step.ts'
 import { geometryByName, readDisk } from './pool-under-test.ts'
 import { DATA_KINDS, DOOR_KINDS } from './script.ts'
 import type { World } from './world.ts'
@@ -35,11 +35,19 @@ export async function playData(
   if (deathAt >= 0) await world.quiet()
 }
 
-/** A change of the blocks that were asked for last, and nothing beside it. */
-export async function playAgain(world: World, kind: ChangeKind, isFua: boolean): Promise<void> {
+export interface Change {
+  kind: ChangeKind
+  place: Place
+  isFua: boolean
+  /** Only of a part of the first block. */
+  isPart?: boolean
+}
+
+/** These changes and nothing beside them. */
+export async function playChanges(world: World, changes: readonly Change[]): Promise<void> {
   world.note('data step')
   const step = newStep(world)
-  step.issueAgain(kind, isFua)
+  for (const { kind, place, isFua, isPart } of changes) step.issueAt(kind, place, isFua, isPart)
   await endStep(world, step)
 }
 

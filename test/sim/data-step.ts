@@ -23,9 +23,13 @@ interface BlockRange {
   blockCount: number
 }
 
+export interface Place extends BlockRange {
+  volume: string
+}
+
 /** Where the last request was drawn, in this step or an earlier one. */
 export interface Near {
-  last: (BlockRange & { volume: string }) | null
+  last: Place | null
 }
 
 export interface DataContext {
@@ -119,12 +123,19 @@ export class DataStep implements TargetCompletion {
     this.#issue(kind === 'flush' ? this.#flushRequest(volume) : this.#draw(kind, volume))
   }
 
-  /** Issues a change of the blocks that were asked for last, or none where there are none. */
-  issueAgain(kind: ChangeKind, isFua: boolean): void {
-    const { last } = this.#context.near
-    const there = last === null ? undefined : this.#after.get(last.volume)
-    if (last === null || there === undefined) return
-    const request = this.#placeAt(kind, last.volume, there.geometry, last)
+  /** Issues a change of these blocks, as far as the window has them, or of a part of the first. */
+  issueAt(kind: ChangeKind, place: Place, isFua: boolean, isPart = false): void {
+    const volume = this.#after.get(place.volume)
+    if (volume === undefined) return
+    const { name, geometry } = volume
+    let request = this.#placeAt(kind, name, geometry, place)
+    if (request !== null && isPart) {
+      const block = request.ranges[0].firstSector / SECTORS_PER_BLOCK
+      if (request.arenaOffset >= 0) {
+        this.#context.arena.free(request.arenaOffset, request.lengthBytes)
+      }
+      request = this.#drawWithin(kind, name, geometry, block)
+    }
     this.#issue(request === null ? null : { ...request, isFua })
   }
 

@@ -64,11 +64,14 @@ export function playFault(world: World): void {
   } else io.addFault({ kind, ...aim, errno })
 }
 
-/** Damage now, or writes that a sync will answer for and the disk will not keep. */
-export function playDamage(world: World): void {
+/**
+ * Damage now, or writes that a sync will answer for and the disk will not keep; of `onlyPath` what
+ * is there now.
+ */
+export function playDamage(world: World, onlyPath?: string): void {
   const { prng, io } = world
-  const kind = prng.pick(DAMAGE_KINDS)
-  const path = prng.pick(DAMAGE_PATHS)
+  const kind = onlyPath === undefined ? prng.pick(DAMAGE_KINDS) : 'bit-rot'
+  const path = onlyPath ?? prng.pick(DAMAGE_PATHS)
   world.note(`damage ${kind} ${path}`)
   if (kind !== 'bit-rot' && kind !== 'sector-rot') {
     io.addFault({ kind, path, skip: prng.below(4), times: prng.between(1, 3) })

@@ -4,6 +4,7 @@
  */
 import { CorruptionError, VarveError } from '../../src/base/errors.ts'
 import { Prng } from '../../src/base/prng.ts'
+import type { SimCrashOptions } from '../../src/io/sim-disk.ts'
 import { SimIo } from '../../src/io/sim-io.ts'
 import type { OpenImport, Maintenance } from './background.ts'
 import { Contents } from './contents.ts'
@@ -79,7 +80,7 @@ export class World {
   /** The world ends soon after so many more of these; null: no such end is planned. */
   #cut: { operation: CutOperation; path: string; leftCount: number } | null = null
   /** How the planned end comes; null: as is drawn. */
-  #endKind: 'process' | 'power' | null = null
+  #end: SimCrashOptions | null = null
   /** A disk without room, which a crash or a close does not give any. */
   staysFull = false
   /** How often the writes have gone on in another segment. */
@@ -180,7 +181,7 @@ export class World {
       this.report.turnCount += 1
       if (this.#stray !== null) throw this.#stray.reason
       if (this.turnsLeft <= 0) {
-        this.#end()
+        this.#endWorld()
         return false
       }
       this.turnsLeft -= 1
@@ -190,18 +191,18 @@ export class World {
     return result as T
   }
 
-  #end(): void {
+  #endWorld(): void {
     const isPower = this.#isCacheAhead || this.prng.chance(this.traits.powerChance)
-    const kind = this.#endKind ?? (isPower ? 'power' : 'process')
+    const kind = isPower ? 'power' : 'process'
     this.#isCacheAhead = false
-    this.io.crash({ kind })
+    this.io.crash(this.#end ?? { kind })
   }
 
   /** Whatever end was planned does not come. */
   cancelEnd(): void {
     this.turnsLeft = Infinity
     this.#cut = null
-    this.#endKind = null
+    this.#end = null
   }
 
   /** The process ends, and the page cache stays; a power cut during the recovery is likely. */
@@ -219,15 +220,10 @@ export class World {
     this.#cut = { operation, path, leftCount }
   }
 
-  /** The world ends within some turns of such an operation: of the next, or of a later one. */
-  endAt(
-    operation: CutOperation,
-    path: string,
-    kind: 'process' | 'power',
-    leftCount: number = 1,
-  ): void {
+  /** The world ends right after such an operation: the next, or a later one. */
+  endAt(operation: CutOperation, path: string, end: SimCrashOptions, leftCount: number = 1): void {
     this.#cut = { operation, path, leftCount }
-    this.#endKind = kind
+    this.#end = end
   }
 
   /** The power goes now. */
@@ -257,7 +253,7 @@ export class World {
     cut.leftCount -= 1
     if (cut.leftCount > 0) return
     this.#cut = null
-    this.turnsLeft = Math.min(this.turnsLeft, this.prng.below(3))
+    this.turnsLeft = this.#end === null ? Math.min(this.turnsLeft, this.prng.below(3)) : 0
   }
 
   /** Resolves after some more turns, whatever happens in them. */

@@ -1,0 +1,144 @@
+/** Drills about what is stored: equal blocks, dead ones, holes, and what decays. */
+import type { Compression } from '../../src/pool/types.ts'
+import { Maintenance, OpenImport } from './background.ts'
+import { runControl } from './control-play.ts'
+import {
+  createOf,
+  drawCopyOf,
+  drawImportBody,
+  freeName,
+  importAgain,
+  importOf,
+  removeOf,
+} from './control-steps.ts'
+import type { ImportBody } from './control-steps.ts'
+import { playChanges } from './data-play.ts'
+import { playDamage } from './fault-play.ts'
+import { SECTORS_PER_BLOCK, SECTOR_BYTES, writeStamp } from './stamps.ts'
+import { joinMaintenance, playEndImport } from './upkeep-play.ts'
+import type { World } from './world.ts'
+
+const COMPRESSIONS: readonly Compression[] = ['off', 'lz4', 'zstd']
+const COPY_COUNT = 4
+
+/** A reclaim or a settle, to its end. */
+export async function sweep(world: World, compression: Compression | null): Promise<void> {
+  await joinMaintenance(world)
+  if (world.hasFailed) return
+  world.maintenance = new Maintenance(world.mustPool(), compression)
+  world.note(world.maintenance.title)
+  await joinMaintenance(world)
+}
+
+/**
+ * Two images, and a third that has at each place what one of them has there: its blocks are equal
+ * to neighbouring slots of two segments. Then the same through the log, to be settled.
+ */
+export async function drillVersions(world: World): Promise<void> {
+  world.note('drill: versions of an image')
+  const one = drawImport(world)
+  if (one === null) return
+  await runControl(world, importOf(world.history.latest, one, false))
+  if (world.hasFailed) return
+  const other = anew(world, one)
+  if (other === null) return
+  await runControl(world, importOf(world.history.latest, other, false))
+  if (world.hasFailed) return
+  const mixed = mixture(world, one, other)
+  const third = importAgain(world.history.latest, one)
+  if (third !== null && world.prng.chance(0.5)) {
+    await runControl(world, importOf(world.history.latest, withContent(third, mixed), false))
+  } else await writeMixture(world, one, mixed)
+  if (!world.hasFailed) await sweep(world, world.prng.pick(COMPRESSIONS))
+  if (!world.hasFailed) await world.verify()
+}
+
+function drawImport(world: World): ImportBody | null {
+  const { prng, contents } = world
+  return drawImportBody({ prng, state: world.history.latest, contents })
+}
+
+/** Of the same geometry, with contents of its own. */
+function anew(world: World, { volume, pieces }: ImportBody): ImportBody | null {
+  const again = importAgain(world.history.latest, { volume, pieces })
+  const blockCount = volume.sectors.length / SECTORS_PER_BLOCK
+  return again === null ? null : withContent(again, world.contents.draw(blockCount))
+}
+
+/** Every window as one piece. */
+function withContent({ volume }: ImportBody, sectors: Uint32Array): ImportBody {
+  const pieces = volume.geometry.windows.map(({ startBlock, blockCount, sectorIndex }) => {
+    const bytes = new Uint8Array(blockCount * SECTORS_PER_BLOCK * SECTOR_BYTES)
+    const stamps = sectors.subarray(sectorIndex, sectorIndex + blockCount * SECTORS_PER_BLOCK)
+    for (const [index, stamp] of stamps.entries()) writeStamp(bytes, index * SECTOR_BYTES, stamp)
+    return { offsetBytes: startBlock * SECTORS_PER_BLOCK * SECTOR_BYTES, bytes }
+  })
+  return { volume: { ...volume, sectors: Uint32Array.from(sectors) }, pieces }
+}
+
+/** At each place the block of one or of the other, in runs of a few. */
+function mixture({ prng }: World, one: ImportBody, other: ImportBody): Uint32Array {
+  const mixed = Uint32Array.from(one.volume.sectors)
+  let isOther = false
+  for (let at = 0; at < mixed.length; at += SECTORS_PER_BLOCK) {
+    if (prng.chance(0.4)) isOther = !isOther
+    if (!isOther) continue
+    mixed.set(other.volume.sectors.subarray(at, at + SECTORS_PER_BLOCK), at)
+  }
+  return mixed
+}
+
+async function writeMixture(world: World, one: ImportBody, mixed: Uint32Array): Promise<void> {
+  const { name, geometry } = one.volume
+  const [{ startBlock, blockCount }] = geometry.windows
+  world.contents.dictate(mixed)
+  const place = { volume: name, firstBlock: startBlock, blockCount: Math.min(256, blockCount) }
+  await playChanges(world, [{ kind: 'write', place, isFua: false }])
+}
+
+/** What nothing refers to any more is imported once more while it is being swept. */
+export async function drillDeadAgain(world: World): Promise<void> {
+  const { prng, io } = world
+  if (world.openImports.length > 0) return
+  world.note('drill: dead blocks are met again')
+  const body = drawImport(world)
+  if (body === null) return
+  await runControl(world, importOf(world.history.latest, body, false))
+  if (world.hasFailed || !world.history.latest.has(body.volume.name)) return
+  await runControl(world, removeOf(world.history.latest, body.volume.name))
+  await joinMaintenance(world)
+  if (world.hasFailed) return
+  const delayMs = prng.pick([0, 1, 5])
+  const delay = (): number => (delayMs === 0 ? 0 : prng.below(delayMs))
+  world.openImports.push(new OpenImport(world.mustPool(), io, body, delay))
+  await world.drive(world.turns(prng.below(prng.pick([4, 40]))))
+  world.maintenance = new Maintenance(world.mustPool(), null)
+  world.note(world.maintenance.title)
+  if (prng.chance(0.5)) await joinMaintenance(world)
+  if (!world.hasFailed) await playEndImport(world)
+  await joinMaintenance(world)
+  if (!world.hasFailed) await world.verify()
+}
+
+/** Holes are copied over what is there in parts. */
+export async function drillCopy(world: World): Promise<void> {
+  const { prng, contents } = world
+  const name = freeName(world.history.latest, prng.pick(['a', 'b']))
+  if (name === null) return
+  world.note('drill: holes are copied')
+  await runControl(world, createOf(world.history.latest, name))
+  for (let count = 0; count < COPY_COUNT && !world.hasFailed; count += 1) {
+    const state = world.history.latest
+    const operation = drawCopyOf({ prng, state, contents }, state.get(name) ?? null, null)
+    if (operation !== null) await runControl(world, operation)
+  }
+  if (!world.hasFailed) await world.verify()
+}
+
+/** What was settled decays, and is read. */
+export async function drillDecay(world: World): Promise<void> {
+  world.note('drill: what was settled decays')
+  await sweep(world, world.prng.pick(COMPRESSIONS))
+  for (let count = 0; count < 3 && !world.hasFailed; count += 1) playDamage(world, '.seg')
+  if (!world.hasFailed) await world.verify()
+}
