@@ -2,7 +2,7 @@
  * Files of log segments that are gone, kept to become the next ones. A log that goes on in a new
  * file has the filesystem find room for every block and the kernel fresh pages for all that is
  * written; in a file that is there already it does neither, and a sync has no metadata to write
- * (docs/decisions/0005-recycled-segments.md). How much may be kept is for the pool to say.
+ * (docs/decisions/2026-11-26-recycled-segments.md). How much may be kept is for the pool to say.
  *
  * Why old records in a new segment do no harm: records, footers and headers name their segment, and
  * ids are never used twice. A kept file has a name of its own, that no opening takes for a segment:
