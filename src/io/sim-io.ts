@@ -46,7 +46,7 @@ export interface SimIoOptions {
   /** The canary: syncs answer 0 and make nothing durable. */
   brokenSync?: boolean
   /** Hears of every write and sync that was carried out, when it was. */
-  touched?: (operation: 'write' | 'sync', path: string) => void
+  touched?: (operation: 'write' | 'sync', path: string, offsetBytes: number) => void
   /** Takes a line for every operation; default none. Faults and crashes are kept in any case. */
   trace?: (line: string) => void
 }
@@ -287,7 +287,7 @@ export class SimIo implements Io {
       done += result
     }
     this.#trace('write', path, offsetBytes, done, done)
-    this.#options.touched?.('write', path)
+    this.#options.touched?.('write', path, offsetBytes)
     return done
   }
 
@@ -300,7 +300,7 @@ export class SimIo implements Io {
       const isLie = this.#options.brokenSync === true
       const result = isLie ? 0 : this.disk.sync(node, path, sequence)
       this.#trace('sync', path, sequence, 0, result)
-      this.#options.touched?.('sync', path)
+      this.#options.touched?.('sync', path, 0)
       completion.ioComplete(tag, result)
     })
   }

@@ -53,6 +53,11 @@ export class Contents {
     return this.#fresh(blockCount, first)
   }
 
+  /** Stamps that no other block has. */
+  fresh(blockCount: number): Uint32Array {
+    return this.#fresh(blockCount, -1)
+  }
+
   /** New stamps; or, from `commonBlock` on, those that every run has. */
   #fresh(blockCount: number, commonBlock: number): Uint32Array {
     return Uint32Array.from({ length: blockCount * SECTORS_PER_BLOCK }, (_, index) => {

@@ -36,12 +36,14 @@ export async function sweep(world: World, compression: Compression | null): Prom
  */
 export async function drillVersions(world: World): Promise<void> {
   world.note('drill: versions of an image')
-  const one = drawImport(world)
-  if (one === null) return
+  const drawn = drawImport(world)
+  if (drawn === null) return
+  const one = withContent(drawn, freshContent(world, drawn))
   await runControl(world, importOf(world.history.latest, one, false))
   if (world.hasFailed) return
-  const other = anew(world, one)
-  if (other === null) return
+  const again = importAgain(world.history.latest, one)
+  if (again === null) return
+  const other = withContent(again, freshContent(world, again))
   await runControl(world, importOf(world.history.latest, other, false))
   if (world.hasFailed) return
   const mixed = mixture(world, one, other)
@@ -58,11 +60,8 @@ function drawImport(world: World): ImportBody | null {
   return drawImportBody({ prng, state: world.history.latest, contents })
 }
 
-/** Of the same geometry, with contents of its own. */
-function anew(world: World, { volume, pieces }: ImportBody): ImportBody | null {
-  const again = importAgain(world.history.latest, { volume, pieces })
-  const blockCount = volume.sectors.length / SECTORS_PER_BLOCK
-  return again === null ? null : withContent(again, world.contents.draw(blockCount))
+function freshContent({ contents }: World, { volume }: ImportBody): Uint32Array {
+  return contents.fresh(volume.sectors.length / SECTORS_PER_BLOCK)
 }
 
 /** Every window as one piece. */

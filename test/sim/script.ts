@@ -115,7 +115,7 @@ const STEP_WEIGHTS: Record<StepKind, number> = {
   copy: 3,
   hold: 1,
   release: 1,
-  drill: 2,
+  drill: 3,
 }
 export const STEP_KINDS: readonly StepKind[] = Object.keys(STEP_WEIGHTS) as StepKind[]
 const FACTORS = [0, 0.3, 1, 1, 3]

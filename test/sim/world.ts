@@ -116,9 +116,11 @@ export class World {
     const needsAll = script.traits.doorWeights[DOOR_KINDS.indexOf('fuse')] > 0
     const memory = needsAll ? arenaMemory : arenaMemory.subarray(0, SMALL_ARENA_BYTES)
     const seed = this.prng.nextU32()
-    const touched = (operation: 'write' | 'sync', path: string): void => {
+    const touched = (operation: 'write' | 'sync', path: string, offsetBytes: number): void => {
       this.#countToCut(operation, path)
-      if (operation === 'write' && path.endsWith('.seg')) this.#noteSegment(path)
+      // A header is written ahead of time.
+      const isOfSegment = operation === 'write' && path.endsWith('.seg') && offsetBytes > 0
+      if (isOfSegment) this.#noteSegment(path)
     }
     const traced = trace === undefined ? {} : { trace }
     this.io = new SimIo({ seed, arenaMemory: memory, touched, ...traced })
@@ -454,6 +456,7 @@ export class World {
     this.verifyNoDamage()
     this.#doors = null
     this.pool = null
+    this.segmentPath = ''
     this.hasFailed = false
     this.owesFailure = false
     this.longReads = []

@@ -66,13 +66,6 @@ const RECLAIM: readonly Mutant[] = [
     after: 'slot < DATA_SLOT_END; slot += 1) {\n      if (slot < DATA_SLOT_END && !',
     bug: 'the dead blocks at the end of a segment are never given back',
   },
-  {
-    name: 'first-block-of-a-part',
-    file: 'src/pool/reclaim.ts',
-    before: 'marked.blocks(part.segment, part.slot, part.blockCount)',
-    after: 'marked.mark(part.segment, part.slot)',
-    bug: 'of a catalogue of more than one block all but the first is swept',
-  },
 ]
 
 const IMPORTS: readonly Mutant[] = [
