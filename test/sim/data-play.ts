@@ -1,6 +1,7 @@
 /** Steps on data: requests in flight together, clients that die among them, whole segments. */
 import { Errno } from '../../src/base/errors.ts'
-import { DataStep, SimViolation } from './data-step.ts'
+import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
+import { DataStep, FILL_BLOCK_COUNT, SimViolation } from './data-step.ts'
 import type { ChangeKind, DataKind, Place } from './data-step.ts'
 import { geometryByName, readDisk } from './pool-under-test.ts'
 import { DATA_KINDS, DOOR_KINDS } from './script.ts'
@@ -51,14 +52,24 @@ export async function playChanges(world: World, changes: readonly Change[]): Pro
   await endStep(world, step)
 }
 
+/** A volume that takes a megabyte at once; null: there is none. */
+export function fillable({ history }: World): string | null {
+  for (const { name, sizeBytes, geometry } of history.latest.values()) {
+    const { startBlock, blockCount } = geometry.windows[0]
+    const endBytes = (startBlock + FILL_BLOCK_COUNT) * BLOCK_SIZE_BYTES
+    if (blockCount >= FILL_BLOCK_COUNT && sizeBytes >= endBytes) return name
+  }
+  return null
+}
+
 /** Megabytes, up to so many, until `isEnough`; seventy are enough to end a segment. */
 export async function playFill(
   world: World,
   stepCountMax: number,
   isEnough = (): boolean => false,
 ): Promise<void> {
-  const name = [...world.history.latest.keys()].find((one) => one.startsWith('b'))
-  if (name === undefined) return
+  const name = fillable(world)
+  if (name === null) return
   world.note('fill')
   for (let count = stepCountMax; count > 0; count -= 1) {
     const step = newStep(world)

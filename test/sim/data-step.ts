@@ -18,6 +18,9 @@ import { SECTORS_PER_BLOCK, SECTOR_BYTES, readStamp, writeStamp } from './stamps
 export type ChangeKind = 'write' | 'trim' | 'zero'
 export type DataKind = ChangeKind | 'read' | 'flush'
 
+/** Of one request that fills. */
+export const FILL_BLOCK_COUNT = 256
+
 interface BlockRange {
   firstBlock: number
   blockCount: number
@@ -149,14 +152,11 @@ export class DataStep implements TargetCompletion {
     if (kind !== 'read' && kind !== 'flush') this.#mark(request)
   }
 
-  /** Overwrites whole windows, one megabyte a request: fills segments. */
+  /** Overwrites the first megabyte, which the volume has: fills segments. */
   issueFill(volume: string): void {
     const { geometry } = this.#after.get(volume) as ModelVolume
-    const sectorCount = Math.min(256, geometry.sectorCount / SECTORS_PER_BLOCK) * SECTORS_PER_BLOCK
-    const window = geometry.windows[0]
-    if (window.blockCount * SECTORS_PER_BLOCK < sectorCount) return
-    if (!this.#isWithin(volume, window, 0, sectorCount)) return
-    this.#issue(this.#place('write', volume, window, 0, sectorCount))
+    const sectorCount = FILL_BLOCK_COUNT * SECTORS_PER_BLOCK
+    this.#issue(this.#place('write', volume, geometry.windows[0], 0, sectorCount))
   }
 
   targetComplete(tag: number, result: number): void {

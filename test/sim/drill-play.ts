@@ -5,7 +5,7 @@
  */
 import { playCheckpoint, playControl, runControl } from './control-play.ts'
 import { createOf, freeName, removeOf, snapshotOf } from './control-steps.ts'
-import { playChanges, playData, playFill } from './data-play.ts'
+import { fillable, playChanges, playData, playFill } from './data-play.ts'
 import type { Change } from './data-play.ts'
 import type { ChangeKind } from './data-step.ts'
 import { drillCopy, drillDeadAgain, drillDecay, drillVersions, sweep } from './drill-content.ts'
@@ -18,7 +18,7 @@ type Drill = (world: World) => Promise<void>
 
 const CHANGE_KINDS: readonly ChangeKind[] = ['write', 'trim', 'trim', 'zero']
 /** Those that take hundreds of operations. */
-const LONG_CHANCE = 0.15
+const LONG_CHANCE = 0.2
 const FILL_STEP_COUNT_MAX = 70
 /** Enough for the catalogue to take more than one block at the next checkpoint. */
 const NAME_COUNT = 40
@@ -29,7 +29,8 @@ const LONG_WRITE_BLOCK_COUNT = 190
 
 export function playDrill(world: World): Promise<void> {
   const { prng, traits } = world
-  if (prng.chance(LONG_CHANCE)) return prng.pick([drillRoll, drillRoll, drillNames])(world)
+  if (prng.chance(LONG_CHANCE))
+    return prng.pick([drillRoll, drillRoll, drillRoll, drillNames])(world)
   const drills: Drill[] = [drillPromise, drillCheckpoint, drillVersions, drillCopy, drillDeadAgain]
   if (traits.hasErrors) drills.push(drillFailedSync)
   if (traits.hasDamage) drills.push(drillDecay)
@@ -97,7 +98,13 @@ async function drillFailedSync(world: World): Promise<void> {
 /** The power goes while two segments are not synced, or one of their syncs fails. */
 async function drillRoll(world: World): Promise<void> {
   const { io, prng, traits } = world
+  const name = freeName(world.history.latest, WIDE_LETTER)
+  if (fillable(world) === null && name === null) return
   world.note('drill: the log goes on in another segment')
+  if (fillable(world) === null && name !== null) {
+    await runControl(world, createOf(world.history.latest, name))
+    if (world.hasFailed) return
+  }
   const before = world.rollCount
   let path = ''
   await playFill(world, FILL_STEP_COUNT_MAX, () => {

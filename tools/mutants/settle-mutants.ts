@@ -46,9 +46,11 @@ export const SETTLE_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'equal-run-across-segments',
-    file: 'src/segment/dedup.ts',
-    before: '    addresses[2 * (index + run)] === segment &&\n',
-    after: '',
+    file: 'src/pool/bulk-import.ts',
+    before: 'const run = addressRun(this.#equal, done, count)',
+    after: `let run = 1
+        const slot = this.#equal[2 * done + 1]
+        while (done + run < count && this.#equal[2 * (done + run) + 1] === slot + run) run += 1`,
     bug: 'an import refers to the right slots of the wrong segment: other data',
   },
   {
