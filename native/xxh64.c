@@ -4,12 +4,13 @@
  * word. Little-endian hosts only, as everything else here.
  */
 #include "varve.h"
+#include "xxh64.h"
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "little-endian host");
 
-static const uint64_t PRIME_1 = 0x9E3779B185EBCA87u;
-static const uint64_t PRIME_2 = 0xC2B2AE3D27D4EB4Fu;
+static const uint64_t PRIME_1 = XXH64_PRIME_1;
+static const uint64_t PRIME_2 = XXH64_PRIME_2;
 static const uint64_t PRIME_3 = 0x165667B19E3779F9u;
 static const uint64_t PRIME_4 = 0x85EBCA77C2B2AE63u;
 static const uint64_t PRIME_5 = 0x27D4EB2F165667C5u;
@@ -38,6 +39,13 @@ static inline uint64_t merge(uint64_t hash, uint64_t lane) {
   return (hash ^ round_of(0, lane)) * PRIME_1 + PRIME_4;
 }
 
+static uint64_t merge_all(const uint64_t lanes[4]) {
+  uint64_t hash = rotate(lanes[0], 1) + rotate(lanes[1], 7) + rotate(lanes[2], 12) +
+                  rotate(lanes[3], 18);
+  for (int i = 0; i < 4; i++) hash = merge(hash, lanes[i]);
+  return hash;
+}
+
 static uint64_t stripes(const uint8_t **at, const uint8_t *end) {
   const uint8_t *p = *at;
   uint64_t a = PRIME_1 + PRIME_2;
@@ -51,8 +59,18 @@ static uint64_t stripes(const uint8_t **at, const uint8_t *end) {
     d = round_of(d, load64(p + 24));
   }
   *at = p;
-  uint64_t hash = rotate(a, 1) + rotate(b, 7) + rotate(c, 12) + rotate(d, 18);
-  return merge(merge(merge(merge(hash, a), b), c), d);
+  const uint64_t lanes[4] = {a, b, c, d};
+  return merge_all(lanes);
+}
+
+static uint64_t avalanche(uint64_t hash) {
+  hash = (hash ^ hash >> 33) * PRIME_2;
+  hash = (hash ^ hash >> 29) * PRIME_3;
+  return hash ^ hash >> 32;
+}
+
+uint64_t varve_xxh64_end(const uint64_t lanes[4], size_t length) {
+  return avalanche(merge_all(lanes) + length);
 }
 
 uint64_t varve_xxh64(const uint8_t *bytes, size_t length) {
@@ -68,7 +86,5 @@ uint64_t varve_xxh64(const uint8_t *bytes, size_t length) {
     p += 4;
   }
   for (; p < end; p++) hash = rotate(hash ^ *p * PRIME_5, 11) * PRIME_1;
-  hash = (hash ^ hash >> 33) * PRIME_2;
-  hash = (hash ^ hash >> 29) * PRIME_3;
-  return hash ^ hash >> 32;
+  return avalanche(hash);
 }

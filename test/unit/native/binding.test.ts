@@ -58,13 +58,19 @@ t.test('addon and WebAssembly agree on every length and alignment', (t) => {
 })
 
 t.test('blocks hash alike, verify, and the first bad one is named', (t) => {
-  const memory = Buffer.alloc(20 * 4096 + 100)
+  const memory = Buffer.alloc(40 * 4096 + 100)
   for (let index = 0; index < memory.length; index++) memory[index] = (index * 7919) >>> 5
-  const byAddon = new Uint32Array(50)
-  const byWasm = new Uint32Array(50)
-  binding.hashBlocks(memory, 100, 20, byAddon, 5)
-  wasm.hashBlocks(memory, 100, 20, byWasm, 5)
-  t.strictSame(byAddon, byWasm)
+  const byAddon = new Uint32Array(90)
+  const byWasm = new Uint32Array(90)
+  // Eight at a time, two, and one, where the processor can; in batches of 32.
+  for (const count of [1, 2, 3, 7, 8, 9, 15, 20, 31, 32, 33, 40]) {
+    binding.hashBlocks(memory, 100, count, byAddon, 5)
+    wasm.hashBlocks(memory, 100, count, byWasm, 5)
+    t.strictSame(byAddon, byWasm)
+    memory[100 + count * 4096 - 1] ^= 1
+    t.equal(binding.verifyBlocks(memory, 100, count, byAddon, 5), count - 1)
+    memory[100 + count * 4096 - 1] ^= 1
+  }
   for (const checksum of [binding, wasm]) {
     t.equal(checksum.verifyBlocks(memory, 100, 20, byAddon, 5), -1)
     for (const bad of [0, 7, 19]) {
