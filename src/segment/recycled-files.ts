@@ -56,7 +56,12 @@ export class RecycledFiles {
   async tryTake(): Promise<string | null> {
     const kept = this.#kept.pop()
     if (kept === undefined) return null
-    await this.#io.syncDirectory(this.#folder)
+    try {
+      await this.#io.syncDirectory(this.#folder)
+    } catch (error) {
+      this.#kept.push(kept)
+      throw error
+    }
     return kept.path
   }
 

@@ -193,10 +193,8 @@ export class SegmentStore {
       }
       await this.io.syncDirectory(this.#folder)
     } catch (error) {
-      if (file !== null) {
-        await this.io.close(file)
-        await this.io.remove(path)
-      }
+      if (file !== null) await this.io.close(file)
+      if (file !== null || recycled !== null) await this.io.remove(path)
       throw error
     } finally {
       this.#pages.give(page)

@@ -278,8 +278,18 @@ export class SettledRead implements IoCompletion, FrameWaiter {
     const sums = this.#checksums
     const bad = checksum.verifyBlocks(memory, this.#arenaOffset, this.#count, sums, 0)
     if (bad === -1) return
+    this.#forgetFrames()
     this.#noteDamage(this.#slot + bad, 'the block does not match its checksum')
     this.#result = -Errno.EIO
+  }
+
+  /** What was decoded is wrong: whoever reads next shall see what the disk says then. */
+  #forgetFrames(): void {
+    const state = must(this.#state, 'the segment being read')
+    for (let at = 0; at < this.#count; at += 1) {
+      if (placeKind(this.#places[2 * at + 1]) !== PLACE_FRAME) continue
+      this.#frames.forget(state, frameOffset(this.#places[2 * at]))
+    }
   }
 
   #noteDamage(slot: number, fact: string): void {

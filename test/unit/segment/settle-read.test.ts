@@ -196,6 +196,33 @@ await t.test('a frame that many ask for at once is decoded once, and then no mor
   await subject.world.run(store.close())
 })
 
+// It stayed in the cache, and was found wrong until something else pushed it out (seed 1136).
+await t.test('what came out wrong is decoded anew for whoever reads next', async (t) => {
+  let isWrong = true
+  const wrong: Codecs = {
+    ...codecs,
+    decode: (codec, source, at, sourceBytes, target, targetOffset, rawBytes) => {
+      const isDecoded = codecs.decode(
+        codec,
+        source,
+        at,
+        sourceBytes,
+        target,
+        targetOffset,
+        rawBytes,
+      )
+      if (isWrong && rawBytes > 8192) target[targetOffset] ^= 1
+      return isDecoded
+    },
+  }
+  const store = await openStore(subject, wrong, 1 << 24)
+  const reads = subject.runs.map((_, run) => ({ run, from: 0, count: 1 }))
+  t.ok((await readAll(subject, store, reads)).includes(-Errno.EIO))
+  isWrong = false
+  t.ok((await readAll(subject, store, reads)).every((result) => result === 0))
+  await subject.world.run(store.close())
+})
+
 await t.test('what this host cannot decode is an error to the reader, and no more', async (t) => {
   const lacking = missingCodecs()
   const directories: Codecs = {
