@@ -216,10 +216,16 @@ await t.test('what came out wrong is decoded anew for whoever reads next', async
     },
   }
   const store = await openStore(subject, wrong, 1 << 24)
-  const reads = subject.runs.map((_, run) => ({ run, from: 0, count: 1 }))
-  t.ok((await readAll(subject, store, reads)).includes(-Errno.EIO))
-  isWrong = false
-  t.ok((await readAll(subject, store, reads)).every((result) => result === 0))
+  let wrongCount = 0
+  for (const run of subject.runs.keys()) {
+    isWrong = true
+    const [first] = await readAll(subject, store, [{ run, from: 0, count: 1 }])
+    isWrong = false
+    const [second] = await readAll(subject, store, [{ run, from: 0, count: 1 }])
+    if (first !== 0) t.same([first, second], [-Errno.EIO, 0])
+    wrongCount += first === 0 ? 0 : 1
+  }
+  t.ok(wrongCount > 0)
   await subject.world.run(store.close())
 })
 
