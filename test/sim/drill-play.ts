@@ -129,6 +129,8 @@ async function drillNames(world: World): Promise<void> {
   if (name === null) return
   world.note('drill: many names')
   await runControl(world, createOf(world.history.latest, name))
+  // On a full disk.
+  if (!world.history.latest.has(name)) return
   for (let count = 1; count <= NAME_COUNT && !world.hasFailed; count += 1) {
     await runControl(world, snapshotOf(world.history.latest, name, `${LONG_NAME}-${count}`))
   }
