@@ -138,6 +138,7 @@ export class DeviceQueue {
     this.#ring = ring
     this.#areKicksEnabled = false
     this.hasNews = false
+    this.#tellOfBefore()
   }
 
   /** Owns the descriptor, an eventfd, from now on; null: there is none. */
@@ -150,7 +151,14 @@ export class DeviceQueue {
   setCall(fd: number | null): void {
     this.#retire(this.#call)
     this.#call = this.#signalOf(fd)
-    // What the guest was not told of before, it is told now.
+    this.#tellOfBefore()
+  }
+
+  /**
+   * An earlier server may have died between showing the guest that something is done and waking
+   * it. The ring and the descriptor to wake it with come in any order.
+   */
+  #tellOfBefore(): void {
     if (this.#ring !== null) this.call()
   }
 

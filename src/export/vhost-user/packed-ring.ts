@@ -222,7 +222,26 @@ export class PackedRing implements Virtqueue {
       this.#taken -= this.#size
       this.#takenWrap ^= 1
     }
+    this.#unmark(recovered.slotCount)
     return recovered.ids
+  }
+
+  /**
+   * What is at work is not used. A server that died within a publication had marked the end of what
+   * it was about to show, and the driver would come upon that once it is shown the beginning.
+   */
+  #unmark(slotCount: number): void {
+    let place = this.#used
+    let wrap = this.#usedWrap
+    for (let count = 0; count < slotCount; count += 1) {
+      const at = 8 * place + 7
+      const rest = Atomics.load(this.#halves, at) & ~(FLAG_AVAILABLE | FLAG_USED)
+      Atomics.store(this.#halves, at, rest | (wrap === 1 ? FLAG_AVAILABLE : FLAG_USED))
+      place += 1
+      if (place < this.#size) continue
+      place = 0
+      wrap ^= 1
+    }
   }
 
   #isOffered(): boolean {

@@ -438,6 +438,28 @@ t.test('a request that is at work cannot be offered again', (t) => {
   t.end()
 })
 
+// The driver met it behind the first of what the next server showed.
+t.test('packed ring: what a publication had marked when it was cut short is not used', (t) => {
+  const bench = ringBench({ isPacked: true, isTracked: true })
+  const ring = bench.open()
+  bench.driver.add([buffer(0, 16)])
+  bench.driver.add([buffer(64, 16)])
+  bench.driver.publish()
+  for (const chain of takeAll(ring)) ring.push(chain, 0)
+  // The second is marked before the first.
+  bench.view.setUint16(bench.descriptorAt(1) + 14, 0x8080, true)
+  const next = bench.open()
+  const [first, second] = takeAll(next)
+  next.push(first, 1)
+  next.publish()
+  t.equal(bench.driver.take()?.writtenBytes, 1)
+  t.equal(bench.driver.take(), null)
+  next.push(second, 2)
+  next.publish()
+  t.equal(bench.driver.take()?.writtenBytes, 2)
+  t.end()
+})
+
 t.test('tables that were not agreed on break the ring', (t) => {
   for (const isPacked of [false, true]) {
     const bench = ringBench({ isPacked, isIndirect: true, hasIndirect: false })
