@@ -7,6 +7,7 @@ import type { Prng } from '../../src/base/prng.ts'
 import { BLOCK_SIZE_BYTES } from '../../src/base/units.ts'
 import { WRITE_FUA, ZERO_NO_HOLE } from '../../src/export/target.ts'
 import type { TargetCompletion } from '../../src/export/target.ts'
+import { RECORD_BLOCK_COUNT_MAX } from '../../src/format/record.ts'
 import type { Arena } from '../../src/io/arena.ts'
 import type { Contents } from './contents.ts'
 import { UNANSWERED } from './guest.ts'
@@ -474,13 +475,14 @@ export class DataStep implements TargetCompletion {
       this.#context.promised()
     } else if (request.result === -Errno.ENOSPC) {
       this.noSpaceCount += 1
-      this.#undo(request)
+      if (isLong(request)) this.#noteUnanswered(request)
+      else this.#undo(request)
     } else {
       this.failure ||= request.result as number
     }
   }
 
-  /** Refused for want of space means that nothing of it was done. */
+  /** Refused for want of space means that nothing of it was done, unless it takes two records. */
   #undo(request: Request): void {
     const sectors = this.#mutable(request.volume)
     const before = (this.step.before.get(request.volume) as ModelVolume).sectors
@@ -551,6 +553,11 @@ export class DataStep implements TargetCompletion {
 
 function covers({ firstSector, sectorCount }: SectorRange, sector: number): boolean {
   return sector >= firstSector && sector < firstSector + sectorCount
+}
+
+/** Longer than a record may be: its parts find room, or not, one by one. */
+function isLong({ kind, lengthBytes }: Request): boolean {
+  return kind === 'write' && lengthBytes > RECORD_BLOCK_COUNT_MAX * BLOCK_SIZE_BYTES
 }
 
 function overlap(left: SectorRange, right: SectorRange): boolean {
