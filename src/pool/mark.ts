@@ -30,6 +30,11 @@ export class MarkBitmap implements MapVisitor {
     return segment <= this.#keptUpTo
   }
 
+  /** Everything could be read: what is not marked, nobody refers to. */
+  get isCertain(): boolean {
+    return this.#keptUpTo === 0
+  }
+
   /** A node may refer to any segment: one of a higher id can have been filled before it. */
   unreadable(): void {
     this.keepUpTo(Infinity)

@@ -317,11 +317,16 @@ class ScrubRun {
 
   async #heal(scrubber: SegmentScrubber, ids: readonly number[]): Promise<void> {
     const { core, checkpointer, pacer } = this.#parts
-    const live = await markLive(core, checkpointer, pacer.pace, () => undefined)
+    const look = (): Promise<LiveState> => {
+      return markLive(core, checkpointer, pacer.pace, () => undefined)
+    }
+    let live = await look()
     const healing = await ScrubHealing.create(core, scrubber, live, pacer.pace)
     const damaged = new DamagedAddresses()
     try {
       const segments = await healing.run(ids)
+      // What is healed may lead to what looked as if nobody referred to it.
+      if (!live.marked.isCertain) live = await look()
       for (const segment of segments) this.#report(segment, live, damaged)
       await this.#reportNodes(live, damaged)
       for (const { from, to } of healing.equal.aliases) {
