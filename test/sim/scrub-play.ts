@@ -4,7 +4,7 @@
  */
 import { VarveError } from '../../src/base/errors.ts'
 import { PAGE_SIZE_BYTES } from '../../src/format/page.ts'
-import { FOOTER_SLOT } from '../../src/format/segment.ts'
+import { DATA_SLOT_END, FOOTER_SLOT } from '../../src/format/segment.ts'
 import type { ScrubFinding, ScrubReport } from '../../src/pool/types.ts'
 import { SimViolation } from './data-step.ts'
 import { countUnreadable, findDifference } from './model.ts'
@@ -12,8 +12,11 @@ import { readState } from './pool-under-test.ts'
 import { joinMaintenance } from './upkeep-play.ts'
 import type { World } from './world.ts'
 
-/** Where a footer names its segment. */
+/** Where a footer names its segment, says whether it is raw, and how many slots are used. */
 const FOOTER_SEGMENT_OFFSET = 12
+const FOOTER_ENCODING_OFFSET = 36
+const FOOTER_USED_OFFSET = 40
+const ENCODING_RAW = 1
 const SEALED_BYTES: number = (FOOTER_SLOT + 1) * PAGE_SIZE_BYTES
 
 export async function playScrub(world: World): Promise<void> {
@@ -86,26 +89,24 @@ async function verifyWhole(world: World, before: Set<string>): Promise<void> {
 
 /**
  * Damaged pages of sealed segments; of others, only their records are looked at, by readers. Where
- * there are zeros now there may have been a hole, for all that can be told.
+ * there are zeros now there may have been a hole, for all that can be told, and behind the slots
+ * that are used lies what a crash left, or the segment whose file it was before.
  */
-function placesOf(world: World): Set<string> {
-  const { disk } = world.io
+function placesOf({ io }: World): Set<string> {
+  const { disk } = io
   const files = disk.files()
-  const isSealed = (path: string): boolean => {
+  const mayJudge = (path: string, pageIndex: number): boolean => {
     const data = files.get(path)?.data
     const id = Number(/(\d+)\.seg$/.exec(path)?.[1])
     if (data === undefined || data.sizeBytes < SEALED_BYTES) return false
-    // In a file that was another segment's before, that one's footer stays until then.
+    if (data.page(pageIndex)?.every((byte) => byte === 0) ?? true) return false
     const footer = Buffer.from(data.page(FOOTER_SLOT) ?? new Uint8Array(PAGE_SIZE_BYTES))
-    return footer.readUInt32LE(FOOTER_SEGMENT_OFFSET) >= id
+    // In a file that was another segment's before, that one's footer stays until then.
+    if (!(footer.readUInt32LE(FOOTER_SEGMENT_OFFSET) >= id)) return false
+    const isRaw = footer.readUInt32LE(FOOTER_ENCODING_OFFSET) === ENCODING_RAW
+    const isUsed = pageIndex < footer.readUInt32LE(FOOTER_USED_OFFSET)
+    return !isRaw || isUsed || pageIndex >= DATA_SLOT_END
   }
-  const isZero = (path: string, pageIndex: number): boolean =>
-    files
-      .get(path)
-      ?.data.page(pageIndex)
-      ?.every((byte) => byte === 0) ?? true
-  const damaged = disk
-    .damaged()
-    .filter(({ path, pageIndex }) => isSealed(path) && !isZero(path, pageIndex))
+  const damaged = disk.damaged().filter(({ path, pageIndex }) => mayJudge(path, pageIndex))
   return new Set(damaged.map(({ path, pageIndex }) => `${path} page ${pageIndex}`))
 }
