@@ -69,10 +69,12 @@ const CODES_OF_CRASH: readonly string[] = [
   'scrub-state-corrupt',
 ]
 
+const CODES_OF_LEFT: readonly string[] = ['segment-header-corrupt', 'segment-footer-corrupt']
+
 function isOfCrash({ code, outcome, message }: ScrubFinding): boolean {
   const isSeal = outcome === 'healed' && message.startsWith('opening the pool')
   // Of a segment that nobody needs and the next reclaim removes: an import that came to nothing.
-  const isLeft = outcome === 'unused' && code === 'segment-footer-corrupt'
+  const isLeft = outcome === 'unused' && CODES_OF_LEFT.includes(code)
   return CODES_OF_CRASH.includes(code) || isSeal || isLeft
 }
 
