@@ -5,9 +5,11 @@
  * segments that the next open removes.
  */
 import { assert } from '../base/assert.ts'
+import { OperatingError } from '../base/errors.ts'
 import { BLOCK_SIZE_BYTES, blocksOf } from '../base/units.ts'
 import type { Arena } from '../io/arena.ts'
-import { ARENA_PIECE_BYTES_MAX, allocateArena } from '../io/arena.ts'
+import { ARENA_PIECE_BYTES_MAX } from '../io/arena.ts'
+import type { Io } from '../io/io.ts'
 import type { CatalogueOperation } from '../format/catalogue.ts'
 import { emptyRoot, rootAddress } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
@@ -30,6 +32,9 @@ const PIECE_BLOCK_COUNT: number = ARENA_PIECE_BYTES_MAX / BLOCK_SIZE_BYTES
 
 /** At once: the superblock names each that is not finished. */
 export const IMPORT_COUNT_MAX = 32
+/** A client that ends gives back what it had; no client need. */
+const MEMORY_WAIT_MS = 10_000
+const MEMORY_RETRY_MS = 20
 /** What one holds of the arena from its begin to its end. */
 const HELD_BYTES: number = SEAL_BYTES + 2 * ARENA_PIECE_BYTES_MAX
 
@@ -39,6 +44,41 @@ const HELD_BYTES: number = SEAL_BYTES + 2 * ARENA_PIECE_BYTES_MAX
  */
 export function importCountMax({ sizeBytes }: Arena): number {
   return Math.min(IMPORT_COUNT_MAX, Math.floor(sizeBytes / 2 / HELD_BYTES))
+}
+
+/** Offsets in the arena. */
+interface ImportMemory {
+  staging: number
+  piece: number
+  compared: number
+}
+
+/**
+ * All that an import needs, or nothing: who holds some and waits for more may wait for somebody who
+ * does the same.
+ */
+async function takeMemory(io: Io, verifyWanted: () => void): Promise<ImportMemory> {
+  const deadlineMs = io.nowMs() + MEMORY_WAIT_MS
+  for (;;) {
+    const memory = tryTakeMemory(io.arena)
+    if (memory !== null) return memory
+    if (io.nowMs() >= deadlineMs) {
+      const hint = 'wait until imports or clients have ended'
+      throw new OperatingError('busy', 'there is no memory for another import', { hint })
+    }
+    await new Promise<void>((resolve) => io.setTimer(MEMORY_RETRY_MS, resolve))
+    verifyWanted()
+  }
+}
+
+function tryTakeMemory(arena: Arena): ImportMemory | null {
+  const staging = arena.allocate(SEAL_BYTES)
+  const piece = staging < 0 ? -1 : arena.allocate(ARENA_PIECE_BYTES_MAX)
+  const compared = piece < 0 ? -1 : arena.allocate(ARENA_PIECE_BYTES_MAX)
+  if (compared >= 0) return { staging, piece, compared }
+  if (piece >= 0) arena.free(piece, ARENA_PIECE_BYTES_MAX)
+  if (staging >= 0) arena.free(staging, SEAL_BYTES)
+  return null
 }
 
 export interface ImportOwner {
@@ -79,7 +119,7 @@ export class BulkVolumeImport implements BulkImport {
     core: PoolCore,
     request: CreateVolume,
     owner: ImportOwner,
-    memory: { staging: number; piece: number; compared: number },
+    memory: ImportMemory,
   ) {
     this.#core = core
     this.#request = request
@@ -94,15 +134,15 @@ export class BulkVolumeImport implements BulkImport {
     this.#zeroBlocks = new ZeroBlocks(core.checksum)
   }
 
+  /** Rejects `busy` when there is no memory for it, or with what `verifyWanted` throws. */
   static async begin(
     core: PoolCore,
     request: CreateVolume,
     owner: ImportOwner,
+    verifyWanted: () => void,
   ): Promise<BulkVolumeImport> {
-    const staging = await allocateArena(core.io.arena, SEAL_BYTES)
-    const piece = await allocateArena(core.io.arena, ARENA_PIECE_BYTES_MAX)
-    const compared = await allocateArena(core.io.arena, ARENA_PIECE_BYTES_MAX)
-    return new BulkVolumeImport(core, request, owner, { staging, piece, compared })
+    const memory = await takeMemory(core.io, verifyWanted)
+    return new BulkVolumeImport(core, request, owner, memory)
   }
 
   get segmentIds(): number[] {

@@ -434,11 +434,15 @@ export class Pool implements PoolOperations {
   async #beginImport(request: CreateVolume): Promise<BulkImport> {
     this.#beginningCount += 1
     try {
+      const verifyOpen = (): void => {
+        if (this.#isClosing) throw closing()
+      }
       await this.#core.fingerprints.ready(async () => {
         await this.#core.io.pause()
-        if (this.#isClosing) throw closing()
+        verifyOpen()
       })
-      const bulk = await BulkVolumeImport.begin(this.#core, request, this.#importOwner())
+      const owner = this.#importOwner()
+      const bulk = await BulkVolumeImport.begin(this.#core, request, owner, verifyOpen)
       this.#imports.add(bulk)
       if (!this.#isClosing) return bulk
       await bulk.abort()

@@ -4,6 +4,7 @@
  */
 import { CorruptionError, VarveError } from '../../src/base/errors.ts'
 import { Prng } from '../../src/base/prng.ts'
+import { MIB } from '../../src/base/units.ts'
 import type { SimCrashOptions } from '../../src/io/sim-disk.ts'
 import { SimIo } from '../../src/io/sim-io.ts'
 import type { OpenImport, Maintenance } from './background.ts'
@@ -41,8 +42,8 @@ export interface WorldOptions {
 /** Blocks whose checksums lay there alone: they cannot be verified any more. */
 const FENCING = /a record’s header is damaged/
 const PLENTY_BYTES = 2 ** 40
-/** Enough where no filesystem is mounted, and little enough to run short of now and then. */
-const SMALL_ARENA_BYTES = 16 * 1024 * 1024
+/** Enough where no filesystem is mounted, and little enough for clients to run short of. */
+const SMALL_ARENA_BYTES = 32 * MIB
 /** Where a cut hurts most. */
 const CUT_OPERATIONS = ['write', 'sync', 'answer', 'roll'] as const
 type CutOperation = (typeof CUT_OPERATIONS)[number]
