@@ -38,7 +38,7 @@ export function playDrill(world: World): Promise<void> {
   return prng.pick(drills)(world)
 }
 
-/** Of two changes of the same only the second is promised, perhaps one of nothing: it implies both. */
+/** Of two changes of the same only the second, perhaps of nothing, is promised: it implies both. */
 async function drillPromise(world: World): Promise<void> {
   const { prng } = world
   world.note('drill: a change of what is the same already')
