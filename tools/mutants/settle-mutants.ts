@@ -12,8 +12,8 @@ export const SETTLE_MUTANTS: readonly Mutant[] = [
   {
     name: 'settling-left-behind',
     file: 'src/segment/segment-store.ts',
-    before: 'if (name.endsWith(SETTLING_SUFFIX)) await',
-    after: 'if (name.endsWith(SETTLING_SUFFIX) && this.#segments.size === 0) await',
+    before: 'name.endsWith(SETTLING_SUFFIX) ||',
+    after: '(name.endsWith(SETTLING_SUFFIX) && this.#segments.size === 0) ||',
     bug: 'what a crash left of a settle is in the way of the next one, and leaks',
   },
   {
