@@ -436,7 +436,9 @@ t.test(
       if (phase === 'heal') controller.abort()
     })
     await t.rejects(world.run(stopped), { code: 'canceled' })
-    await world.crash()
+    world.io.crash({ kind: 'process' })
+    world.io = world.io.reboot()
+    await world.open()
     t.strictSame(saysOutcomes(await scrub(world)), ['block-corrupt lost'])
     await world.close()
   },
