@@ -108,7 +108,8 @@ function describeHost(): Host {
     cpu: cpus()[0].model,
     cpuCount: cpus().length,
     memoryBytes: totalmem(),
-    kernel: release(),
+    // Without what a distribution or a host calls its build.
+    kernel: release().split('-')[0],
     node: process.version,
   }
 }
