@@ -462,29 +462,31 @@ export class SegmentStore {
 
   /** Whether the file still has the footer of the log segment that it was before. */
   async #isRecycled(state: SegmentState): Promise<boolean> {
-    const file = await this.#pin(state)
-    const page = await this.#pages.take()
-    try {
-      if (!(await this.#readRaw(file, FOOTER_SLOT, page))) return false
-      const { memory } = this.io.arena
-      const before = footerSegment(memory, page, this.poolId, this.checksum)
-      return before !== null && before < state.id
-    } finally {
-      this.#pages.give(page)
-      this.unpin(state)
-    }
+    const before = await this.#readFooter(state, (memory, page) =>
+      footerSegment(memory, page, this.poolId, this.checksum),
+    )
+    return before !== null && before < state.id
   }
 
   /** Reads the footer; false when the segment is not sealed. */
   async readSealed(state: SegmentState): Promise<boolean> {
     if (state.footer !== null) return true
+    state.footer = await this.#readFooter(state, (memory, page) =>
+      tryDecodeSegmentFooter(memory, page, this.poolId, state.id, this.checksum),
+    )
+    return state.footer !== null
+  }
+
+  /** What `decode` makes of the footer page; null when the file ends before it. */
+  async #readFooter<T>(
+    state: SegmentState,
+    decode: (memory: Uint8Array, offsetBytes: number) => T | null,
+  ): Promise<T | null> {
     const file = await this.#pin(state)
     const page = await this.#pages.take()
     try {
-      if (!(await this.#readRaw(file, FOOTER_SLOT, page))) return false
-      const memory = this.io.arena.memory
-      state.footer = tryDecodeSegmentFooter(memory, page, this.poolId, state.id, this.checksum)
-      return state.footer !== null
+      if (!(await this.#readRaw(file, FOOTER_SLOT, page))) return null
+      return decode(this.io.arena.memory, page)
     } finally {
       this.#pages.give(page)
       this.unpin(state)

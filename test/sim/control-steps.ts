@@ -182,10 +182,7 @@ export function removeOf(state: ModelState, name: string): ControlOperation {
 }
 
 export function snapshotOf(state: ModelState, name: string, snapshot: string): ControlOperation {
-  const volume = state.get(name) as ModelVolume
-  const { sizeBytes, sectors } = volume
-  const snapshots = [...volume.snapshots, { name: snapshot, sizeBytes, sectors, holds: [] }]
-  const after = withVolume(state, { ...volume, snapshots })
+  const after = withSnapshot(state, state.get(name) as ModelVolume, snapshot)
   const names = [`${name}@${snapshot}`]
   return accepted(`snapshot ${names}`, after, (pool) => pool.snapshot(names))
 }
@@ -197,6 +194,12 @@ export function commitOf(state: ModelState, body: ImportBody, bulk: BulkImport):
   const run = (): Promise<unknown> => bulk.commit()
   if (state.has(name)) return refused(title, 'exists', run)
   return accepted(title, withVolume(state, body.volume), run)
+}
+
+function withSnapshot(state: ModelState, volume: ModelVolume, name: string): ModelState {
+  const { sizeBytes, sectors } = volume
+  const snapshots = [...volume.snapshots, { name, sizeBytes, sectors, holds: [] }]
+  return withVolume(state, { ...volume, snapshots })
 }
 
 /** One to three volumes at once, all or nothing. */
@@ -214,11 +217,7 @@ function drawSnapshots(draw: Draw): ControlOperation | null {
     return refused(title, 'exists', run)
   }
   let after = state
-  for (const volume of chosen) {
-    const { sizeBytes, sectors } = volume
-    const snapshots = [...volume.snapshots, { name: snapshot, sizeBytes, sectors, holds: [] }]
-    after = withVolume(after, { ...volume, snapshots })
-  }
+  for (const volume of chosen) after = withSnapshot(after, volume, snapshot)
   return accepted(title, after, run)
 }
 

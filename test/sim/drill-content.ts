@@ -1,6 +1,5 @@
 /** Drills about what is stored: equal blocks, dead ones, holes, and what decays. */
 import type { Compression } from '../../src/pool/types.ts'
-import { Maintenance, OpenImport } from './background.ts'
 import { runControl } from './control-play.ts'
 import {
   createOf,
@@ -15,7 +14,7 @@ import type { ImportBody } from './control-steps.ts'
 import { playChanges } from './data-play.ts'
 import { playDamage } from './fault-play.ts'
 import { SECTORS_PER_BLOCK, SECTOR_BYTES, writeStamp } from './stamps.ts'
-import { joinMaintenance, playEndImport } from './upkeep-play.ts'
+import { beginMaintenance, joinMaintenance, openImport, playEndImport } from './upkeep-play.ts'
 import type { World } from './world.ts'
 
 const COMPRESSIONS: readonly Compression[] = ['off', 'lz4', 'zstd']
@@ -25,8 +24,7 @@ const COPY_COUNT = 4
 export async function sweep(world: World, compression: Compression | null): Promise<void> {
   await joinMaintenance(world)
   if (world.hasFailed) return
-  world.maintenance = new Maintenance(world.mustPool(), compression)
-  world.note(world.maintenance.title)
+  beginMaintenance(world, compression)
   await joinMaintenance(world)
 }
 
@@ -97,7 +95,7 @@ async function writeMixture(world: World, one: ImportBody, mixed: Uint32Array): 
 
 /** What nothing refers to any more is imported once more while it is being swept. */
 export async function drillDeadAgain(world: World): Promise<void> {
-  const { prng, io } = world
+  const { prng } = world
   if (world.openImports.length > 0) return
   world.note('drill: dead blocks are met again')
   const body = drawImport(world)
@@ -107,12 +105,9 @@ export async function drillDeadAgain(world: World): Promise<void> {
   await runControl(world, removeOf(world.history.latest, body.volume.name))
   await joinMaintenance(world)
   if (world.hasFailed) return
-  const delayMs = prng.pick([0, 1, 5])
-  const delay = (): number => (delayMs === 0 ? 0 : prng.below(delayMs))
-  world.openImports.push(new OpenImport(world.mustPool(), io, body, delay))
+  openImport(world, body, prng.pick([0, 1, 5]))
   await world.drive(world.turns(prng.below(prng.pick([4, 40]))))
-  world.maintenance = new Maintenance(world.mustPool(), null)
-  world.note(world.maintenance.title)
+  beginMaintenance(world, null)
   if (prng.chance(0.5)) await joinMaintenance(world)
   if (!world.hasFailed) await playEndImport(world)
   await joinMaintenance(world)

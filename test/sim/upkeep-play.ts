@@ -4,6 +4,7 @@ import type { Compression } from '../../src/pool/types.ts'
 import { Maintenance, OpenImport } from './background.ts'
 import { runControl } from './control-play.ts'
 import { commitOf, drawImportBody } from './control-steps.ts'
+import type { ImportBody } from './control-steps.ts'
 import { SimViolation } from './data-step.ts'
 import type { World } from './world.ts'
 
@@ -14,11 +15,17 @@ export async function playUpkeep(world: World, compression: Compression | null):
   await joinMaintenance(world)
   if (world.hasFailed) return
   const { prng } = world
+  const work = beginMaintenance(world, compression)
+  if (prng.chance(0.15)) world.io.setTimer(prng.below(prng.pick([5, 50])), () => work.cancel())
+  if (prng.chance(0.4)) await joinMaintenance(world)
+}
+
+/** None may be under way. */
+export function beginMaintenance(world: World, compression: Compression | null): Maintenance {
   const work = new Maintenance(world.mustPool(), compression)
   world.maintenance = work
   world.note(work.title)
-  if (prng.chance(0.15)) world.io.setTimer(prng.below(prng.pick([5, 50])), () => work.cancel())
-  if (prng.chance(0.4)) await joinMaintenance(world)
+  return work
 }
 
 export async function joinMaintenance(world: World): Promise<void> {
@@ -73,7 +80,12 @@ export function playBeginImport(world: World): void {
   const body = drawImportBody({ prng, state: world.history.latest, contents })
   if (body === null) return
   world.note(`begin import ${body.volume.name}`)
-  const delayMs = prng.pick([0, 1, 10])
+  openImport(world, body, prng.pick([0, 1, 10]))
+}
+
+/** `delayMs`: less than so much passes before each piece. */
+export function openImport(world: World, body: ImportBody, delayMs: number): void {
+  const { prng } = world
   const delay = (): number => (delayMs === 0 ? 0 : prng.below(delayMs))
   world.openImports.push(new OpenImport(world.mustPool(), world.io, body, delay))
 }

@@ -436,9 +436,7 @@ t.test(
       if (phase === 'heal') controller.abort()
     })
     await t.rejects(world.run(stopped), { code: 'canceled' })
-    world.io.crash({ kind: 'process' })
-    world.io = world.io.reboot()
-    await world.open()
+    await world.crash('process')
     t.strictSame(saysOutcomes(await scrub(world)), ['block-corrupt lost'])
     await world.close()
   },

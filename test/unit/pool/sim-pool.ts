@@ -68,9 +68,9 @@ export class SimWorld {
     await this.open()
   }
 
-  /** Power goes; the pool is opened again on what is left. */
-  async crash(): Promise<void> {
-    this.io.crash({ kind: 'power' })
+  /** Power goes, or only the process; the pool is opened again on what is left. */
+  async crash(kind: 'power' | 'process' = 'power'): Promise<void> {
+    this.io.crash({ kind })
     this.io = this.io.reboot()
     await this.open()
   }
