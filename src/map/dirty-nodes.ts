@@ -82,8 +82,13 @@ export class DirtyNodes {
     return node
   }
 
-  /** A dirty copy of a node of any state that still has entries; it shares the dirty children. */
+  /**
+   * A dirty copy of a node of any state that still has entries, to take its place in a map; it
+   * shares the dirty children.
+   */
   copy(node: MapNode, epoch: number): MapNode {
+    // No other map has it: of a disk that is written to, the cache holds each node once.
+    if (!node.dirty && node.epoch === epoch) this.#cache.drop(node)
     const copy = this.create(node.entries.slice(), node.level, epoch)
     if (node.children === null) return copy
     for (let index = 0; index < NODE_ENTRY_COUNT; index += 1) {
@@ -161,7 +166,8 @@ export class DirtyNodes {
       const slot = this.#addresses[2 * i + 1]
       assert(segment > 0, 'a written node has a segment')
       assert(slot >= DATA_SLOT_FIRST && slot < DATA_SLOT_END, 'a written node has a data slot')
-      const clean = new MapNode(pages[i], level, 0, segment, entryWord(KIND_NODE, slot))
+      const { epoch } = batch[i]
+      const clean = new MapNode(pages[i], level, epoch, segment, entryWord(KIND_NODE, slot))
       this.#retire(batch[i], clean.word0, clean.word1)
       this.#cache.insertWritten(clean)
     }

@@ -44,7 +44,10 @@ export class MapNode {
   usedAt = 0
   /** Dirty nodes above the leaves only: the dirty children, where the entry is a marker. */
   children: (MapNode | null)[] | null
-  /** The volume state that may change this node in place while it is dirty. */
+  /**
+   * The volume state that may change this node in place while it is dirty, and that has it to
+   * itself when it is clean: who copies a root raises the epoch. 0: it was loaded, nobody knows.
+   */
   readonly epoch: number
   /** Dirty nodes only: the dirty parents and roots that hold it. */
   references: number

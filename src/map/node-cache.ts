@@ -89,6 +89,11 @@ export class NodeCache {
     this.#insert(address, node)
   }
 
+  /** Lets go of a node that no map refers to any more: it would only push out others. */
+  drop(node: MapNode): void {
+    this.#nodes.delete(addressNumber(node.word0, node.word1))
+  }
+
   /** Loads a node into the cache; those who ask for the same one at once share the load. */
   load(segment: number, slot: number, level: number): Promise<MapNode> {
     const address = segment * SEGMENT_SLOT_COUNT + slot

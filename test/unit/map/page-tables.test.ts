@@ -633,6 +633,29 @@ t.test('evicted nodes are gone, nodes in use stay', async (t) => {
   t.equal(residentCount, 16 - 3, 'all but the path to them')
 })
 
+t.test('a node that its only map has replaced makes room for others', async (t) => {
+  const store = new NodeStore()
+  const tables = makeTables(store, 64 * NODE_BYTES)
+  const root = emptyRoot()
+  for (let round = 0; round < 8; round += 1) {
+    const change = { start: 0, end: 7, kind: KIND_BLOCK, segment: 1 + round, slot: 1 }
+    await apply(tables, root, 1, change)
+    tables.flushAll(store)
+    t.equal(tables.cachedCount, 4, 'one node of each level')
+  }
+  const copy = tables.copyRoot(root)
+  const loadsBefore = tables.loadCount
+  const change = { start: 0, end: 7, kind: KIND_BLOCK, segment: 100, slot: 1 }
+  await apply(tables, root, 2, change)
+  tables.flushAll(store)
+  const found = new Lookup()
+  t.ok(tables.lookup(copy, 0, 7, found), 'what another map has, too, stays')
+  t.equal(found.segment, 8)
+  t.ok(tables.lookup(root, 0, 7, found))
+  t.equal(found.segment, 100)
+  t.equal(tables.loadCount, loadsBefore)
+})
+
 t.test('trimming whole subtrees loads the paths to its ends only', async (t) => {
   const store = new NodeStore()
   const tables = makeTables(store)
