@@ -101,6 +101,11 @@ export interface OpenPoolOptions {
   scrubEveryDays?: number | null
   /** Log bytes after which a checkpoint is written: bounds the time of a recovery. */
   checkpointTailBytes?: number
+  /**
+   * Log bytes, at least, after which segments that are dead are given back beside guests that do
+   * not rest; as much as is live where that is more. Infinity: only when they rest.
+   */
+  turnoverBytesMin?: number
   /** Left in the lock file for whoever else wants the pool. */
   holder?: string
   onDamage?: DamageListener
@@ -121,6 +126,7 @@ const OPTIONS_DEFAULT: Required<OpenPoolOptions> = {
   idleCompression: null,
   scrubEveryDays: null,
   checkpointTailBytes: 256 * MIB,
+  turnoverBytesMin: 512 * MIB,
   holder: `process ${process.pid}`,
   onDamage: () => undefined,
   warnPercent: WARN_PERCENT_DEFAULT,
@@ -158,7 +164,7 @@ export class Pool implements PoolOperations {
     this.#imports = opened.imports
     this.#options = options
     const { core, checkpointer, imports } = opened
-    this.#upkeep = new Upkeep(core, checkpointer, imports, options.idleCompression)
+    this.#upkeep = new Upkeep(core, checkpointer, imports, options)
     this.#scrub = new Scrub(core, checkpointer, opened.superblock, this.#upkeep, opened.damage)
     this.#scrubSchedule =
       options.scrubEveryDays === null ? null : this.#schedule(options.scrubEveryDays)
@@ -525,6 +531,7 @@ export class Pool implements PoolOperations {
       this.#reportedFailure = true
       return
     }
+    this.#upkeep.noteAppended()
     const isDue = this.#checkpointer.tailBytes >= this.#options.checkpointTailBytes
     if (!isDue || this.#background !== null) return
     this.#background = this.#checkpointer

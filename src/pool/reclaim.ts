@@ -37,6 +37,8 @@ export interface ReclaimRun {
   settleWith: Codec | null
   /** For segments that have to be rewritten because much of them is dead. */
   codec: Codec
+  /** Segments of which anything is live are left alone. */
+  onlyDead: boolean
   pacer: Pacer
   progress: (progress: ReclaimProgress) => void
 }

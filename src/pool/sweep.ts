@@ -75,6 +75,7 @@ export class Sweep {
       this.report.deletedSegmentCount += 1
     }
     if (this.report.deletedSegmentCount > 0) await store.syncFolder()
+    if (this.#run.onlyDead) return
     const phase = this.#run.settleWith === null ? 'sweep' : 'settle'
     for (const [done, id] of live.entries()) {
       this.#run.progress({ phase, done, total: live.length })

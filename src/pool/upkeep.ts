@@ -8,6 +8,7 @@ import { verifyHealthy } from './core.ts'
 import { IdleSettler } from './idle-settler.ts'
 import { Pacer } from './pacer.ts'
 import { reclaim } from './reclaim.ts'
+import { Turnover } from './turnover.ts'
 import type { Compression, ReclaimProgress, ReclaimReport, UpkeepStatus } from './types.ts'
 
 const CODECS: Record<Compression, Codec> = { off: Codec.raw, lz4: Codec.lz4, zstd: Codec.zstd }
@@ -20,27 +21,33 @@ export class Upkeep {
   readonly #imports: ReadonlySet<BulkVolumeImport>
   readonly #idleCompression: Compression | null
   readonly #idle: IdleSettler | null
+  readonly #turnover: Turnover
   readonly #closing = new AbortController()
   #running: Promise<unknown> | null = null
-  /** Of the run that the idle settler began; null: none is under way. */
-  #idleRun: AbortController | null = null
+  /** Of a run that nobody asked for; null: none is under way. */
+  #ownRun: AbortController | null = null
   /** One that was asked for is under way, or waits for what gives way to it. */
   #isAskedFor = false
   #progress: ReclaimProgress | null = null
   #isPaused = false
   #changeCount = 0
 
-  /** `idleCompression`: what is settled with when nobody asks for it; null: it is not. */
+  /**
+   * `idleCompression`: what is settled with when nobody asks for it; null: it is not.
+   * `turnoverBytesMin`: see {@link Turnover}.
+   */
   constructor(
     core: PoolCore,
     checkpointer: Checkpointer,
     imports: ReadonlySet<BulkVolumeImport>,
-    idleCompression: Compression | null,
+    options: { idleCompression: Compression | null; turnoverBytesMin: number },
   ) {
+    const { idleCompression, turnoverBytesMin } = options
     this.#core = core
     this.#checkpointer = checkpointer
     this.#imports = imports
     this.#idleCompression = idleCompression
+    this.#turnover = new Turnover(turnoverBytesMin, core.log.appendedBytes)
     this.#idle = idleCompression === null ? null : this.#beginIdle(idleCompression)
   }
 
@@ -61,7 +68,7 @@ export class Upkeep {
 
   /** Gives back what no disk refers to. Rejects `busy`, `canceled`, or the world's errors. */
   reclaim(signal: AbortSignal | undefined, progress: Progress): Promise<ReclaimReport> {
-    return this.#runAskedFor(null, this.#idleCompression ?? 'lz4', signal, progress)
+    return this.#runAskedFor(null, this.#codecOf(), signal, progress)
   }
 
   /** As `reclaim`, and settles every sealed segment that is not settled yet. */
@@ -74,14 +81,16 @@ export class Upkeep {
   }
 
   /** As `settle`, but gives way (`canceled`) to whatever is asked for. */
-  async settleIdle(compression: Compression): Promise<ReclaimReport> {
-    const run = new AbortController()
-    this.#idleRun = run
-    try {
-      return await this.#run(CODECS[compression], compression, run.signal, () => undefined)
-    } finally {
-      this.#idleRun = null
-    }
+  settleIdle(compression: Compression): Promise<ReclaimReport> {
+    return this.#runOfOwn(CODECS[compression], compression, false)
+  }
+
+  /** Something was appended: gives back segments that must be dead by now, beside the guests. */
+  noteAppended(): void {
+    if (!this.#turnover.isDue(this.#core.log.appendedBytes) || this.#isPaused) return
+    if (!this.#mayRunOfOwn() || this.#closing.signal.aborted) return
+    // What goes wrong is told by whoever asks next.
+    this.#runOfOwn(null, this.#codecOf(), true).catch(() => undefined)
   }
 
   get isPaused(): boolean {
@@ -110,13 +119,36 @@ export class Upkeep {
   #beginIdle(compression: Compression): IdleSettler {
     return new IdleSettler(this.#core, {
       settle: () => this.settleIdle(compression),
-      mayRun: () => this.#running === null && !this.#isAskedFor && this.#imports.size === 0,
+      mayRun: () => this.#mayRunOfOwn(),
       isPaused: () => this.#isPaused,
       changeCount: () => this.#changeCount,
     })
   }
 
-  /** Somebody waits for this one: an idle run gives way to it, a healing is waited for. */
+  #mayRunOfOwn(): boolean {
+    return this.#running === null && !this.#isAskedFor && this.#imports.size === 0
+  }
+
+  #codecOf(): Compression {
+    return this.#idleCompression ?? 'lz4'
+  }
+
+  /** Nobody waits for this one. */
+  async #runOfOwn(
+    settleWith: Codec | null,
+    compression: Compression,
+    onlyDead: boolean,
+  ): Promise<ReclaimReport> {
+    const run = new AbortController()
+    this.#ownRun = run
+    try {
+      return await this.#run(settleWith, compression, onlyDead, run.signal, () => undefined)
+    } finally {
+      this.#ownRun = null
+    }
+  }
+
+  /** Somebody waits for this one: a run of our own gives way, a healing is waited for. */
   async #runAskedFor(
     settleWith: Codec | null,
     compression: Compression,
@@ -129,9 +161,9 @@ export class Upkeep {
       })
     }
     this.#isAskedFor = true
-    this.#idleRun?.abort()
+    this.#ownRun?.abort()
     try {
-      return await this.#run(settleWith, compression, signal, progress)
+      return await this.#run(settleWith, compression, false, signal, progress)
     } finally {
       this.#isAskedFor = false
     }
@@ -140,11 +172,12 @@ export class Upkeep {
   async #run(
     settleWith: Codec | null,
     compression: Compression,
+    onlyDead: boolean,
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
     verifyHealthy(this.#core)
-    const { io, codecs, guests } = this.#core
+    const { io, codecs, guests, log } = this.#core
     const pacer = new Pacer(
       io,
       codecs,
@@ -156,13 +189,17 @@ export class Upkeep {
       this.#progress = now
       progress(now)
     }
-    const run = { settleWith, codec: CODECS[compression], pacer, progress: told }
+    const run = { settleWith, codec: CODECS[compression], onlyDead, pacer, progress: told }
     return this.exclusively(async () => {
-      pacer.verifyWanted()
+      const { appendedBytes } = log
+      let report: ReclaimReport | null = null
       try {
-        return await reclaim(this.#core, this.#checkpointer, this.#imports, run)
+        pacer.verifyWanted()
+        report = await reclaim(this.#core, this.#checkpointer, this.#imports, run)
+        return report
       } finally {
         this.#progress = null
+        this.#turnover.ended(appendedBytes, report)
       }
     })
   }

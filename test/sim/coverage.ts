@@ -5,6 +5,7 @@
 import { PLACE_ALIAS, PLACE_WORD_FIRST, placeKind } from '../../src/format/directory.ts'
 import { TABLE_PAGE_SLOT_COUNT, TABLE_PAGE_SLOT_SHIFT } from '../../src/format/segment.ts'
 import { References } from '../../src/pool/references.ts'
+import { Turnover } from '../../src/pool/turnover.ts'
 import type { ReclaimReport } from '../../src/pool/types.ts'
 import { SegmentStore } from '../../src/segment/segment-store.ts'
 import { interpose } from '../support/interpose.ts'
@@ -16,6 +17,8 @@ export class Coverage {
   /** Runs of reclaim and settle that ended by themselves. */
   runCount = 0
   canceledRunCount = 0
+  /** Runs that ended when so much had been overwritten that one was due. */
+  turnoverCount = 0
   settledCount = 0
   resettledCount = 0
   deletedCount = 0
@@ -91,6 +94,15 @@ export function watchPool(coverage: Coverage): () => void {
         function (this: SegmentStore, segment, slot, count, at, completion, tag, isProbe) {
           if (isProbe === true) noteProbe(coverage, this, segment, slot)
           original.call(this, segment, slot, count, at, completion, tag, isProbe)
+        },
+    ),
+    interpose(
+      Turnover.prototype,
+      'ended',
+      (original) =>
+        function (this: Turnover, appendedBytes, report) {
+          if (report !== null && this.isDue(appendedBytes)) coverage.turnoverCount += 1
+          original.call(this, appendedBytes, report)
         },
     ),
     interpose(

@@ -38,6 +38,7 @@ export async function poolMaker(prng: Prng): Promise<PoolMaker> {
     },
     idleCompression: prng.pick(IDLE_COMPRESSIONS),
     checkpointTailBytes: prng.pick([64 * KIB, MIB, 8 * MIB, 256 * MIB]),
+    turnoverBytesMin: prng.pick([256 * KIB, 2 * MIB, 512 * MIB]),
   }
   return {
     damage,

@@ -17,6 +17,7 @@ const path = process.argv[2]
 const host = await openHost('auto')
 const pool = await Pool.open(host.io, host.checksum, path, {
   checkpointTailBytes: CHECKPOINT_TAIL_BYTES,
+  turnoverBytesMin: Infinity,
 })
 await NbdServer.start(host.io, new PoolExports(pool, []), {
   addresses: [{ kind: 'unix', path: join(path, NBD_SOCKET_NAME), mode: 0o600 }],

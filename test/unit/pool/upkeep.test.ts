@@ -4,6 +4,7 @@ import { Errno } from '../../../src/base/errors.ts'
 import { MIB } from '../../../src/base/units.ts'
 import type { OpenPoolOptions } from '../../../src/pool/pool.ts'
 import type { ReclaimReport } from '../../../src/pool/types.ts'
+import { Turnover } from '../../../src/pool/turnover.ts'
 import { Upkeep } from '../../../src/pool/upkeep.ts'
 import { openCodecs } from '../../sim/pool-maker.ts'
 import { interpose } from '../../support/interpose.ts'
@@ -108,6 +109,59 @@ t.test('busy guests are not disturbed unless the pool is nearly full', async (t)
   t.ok(runs.length > 0)
   client.close()
   await end(watched)
+})
+
+t.test('guests that never rest get back what they overwrite', async (t) => {
+  const turnoverBytesMin = 100 * MIB
+  const watched = await newWorld({ idleCompression: null, turnoverBytesMin })
+  const { world } = watched
+  await world.run(world.pool.create({ name: 'a', sizeBytes: 256 * MIB }))
+  const client = world.disk('a')
+  const overwrite = async (round: number): Promise<void> => {
+    for (let at = 0; at < 64 * MIB; at += MIB) {
+      await client.fill(at, MIB, 1 + round)
+      await world.io.runFor(1)
+    }
+    await client.flush()
+  }
+  await overwrite(0)
+  await world.run(world.pool.snapshot(['a@kept']))
+  for (let round = 1; round < 14; round += 1) {
+    await overwrite(round)
+    const { physicalBytes } = await world.run(world.pool.info())
+    // What is live, the same again twice, as the first run is too early, and what is just coming.
+    t.ok(physicalBytes < 600 * MIB, `round ${round}: ${physicalBytes / MIB} MiB`)
+  }
+  t.equal(fillOf(await client.read(5 * MIB, MIB)), 14)
+  client.close()
+  const kept = world.disk('a@kept')
+  t.equal(fillOf(await kept.read(5 * MIB, MIB)), 1)
+  kept.close()
+  await end(watched)
+})
+
+t.test('the less a turnover brings, the longer it waits', (t) => {
+  const report = (deletedSegmentCount: number, liveBytes: number): ReclaimReport => ({
+    ...({} as ReclaimReport),
+    deletedSegmentCount,
+    liveBytes,
+  })
+  const turnover = new Turnover(100 * MIB, 7 * MIB)
+  t.notOk(turnover.isDue(106 * MIB))
+  t.ok(turnover.isDue(107 * MIB))
+  turnover.ended(107 * MIB, report(1, 10 * MIB))
+  t.ok(turnover.isDue(207 * MIB), 'a segment of 64 MiB came back: that was worth it')
+  turnover.ended(207 * MIB, report(0, 200 * MIB))
+  t.notOk(turnover.isDue(606 * MIB), 'nothing came back: twice what is live')
+  t.ok(turnover.isDue(607 * MIB))
+  turnover.ended(607 * MIB, null)
+  t.notOk(turnover.isDue(1406 * MIB), 'it failed: four times')
+  t.ok(turnover.isDue(1407 * MIB))
+  for (let at = 2000; at <= 6000; at += 1000) turnover.ended(at * MIB, null)
+  t.ok(turnover.isDue(7600 * MIB), 'eight times at most')
+  turnover.ended(7600 * MIB, report(10, 200 * MIB))
+  t.ok(turnover.isDue(7800 * MIB))
+  t.end()
 })
 
 t.test('whatever is removed or imported is reason enough, through whichever door', async (t) => {
