@@ -45,6 +45,7 @@ napi_value varve_throw(napi_env env, const char *fact);
 
 uint64_t varve_xxh64(const uint8_t *bytes, size_t length);
 /* Of `count` blocks one behind the other; a block is a multiple of 32 bytes. */
-void varve_xxh64_blocks(const uint8_t *bytes, size_t block_bytes, size_t count, uint64_t *hashes);
+void varve_xxh64_blocks(
+  const uint8_t *const *blocks, size_t block_bytes, size_t count, uint64_t *hashes);
 
 #endif

@@ -23,7 +23,7 @@ WIDE static inline __m512i load_pair(const uint8_t *one, const uint8_t *other) {
 
 /* `pairs` of blocks, at most REGISTERS; inlined for each number, so that nothing is spilled. */
 WIDE static inline __attribute__((always_inline)) void hash_pairs(
-  const uint8_t *bytes, size_t block_bytes, int pairs, uint64_t *hashes) {
+  const uint8_t *const *blocks, size_t block_bytes, int pairs, uint64_t *hashes) {
   const __m512i prime_1 = _mm512_set1_epi64((long long)XXH64_PRIME_1);
   const __m512i prime_2 = _mm512_set1_epi64((long long)XXH64_PRIME_2);
   const __m512i start = _mm512_set4_epi64(
@@ -33,8 +33,8 @@ WIDE static inline __attribute__((always_inline)) void hash_pairs(
   for (int i = 0; i < pairs; i++) lanes[i] = start;
   for (size_t at = 0; at < block_bytes; at += STRIPE_BYTES) {
     for (int i = 0; i < pairs; i++) {
-      const uint8_t *one = bytes + (size_t)(2 * i) * block_bytes + at;
-      __m512i input = _mm512_mullo_epi64(load_pair(one, one + block_bytes), prime_2);
+      __m512i stripes = load_pair(blocks[2 * i] + at, blocks[2 * i + 1] + at);
+      __m512i input = _mm512_mullo_epi64(stripes, prime_2);
       __m512i mixed = _mm512_rol_epi64(_mm512_add_epi64(lanes[i], input), 31);
       lanes[i] = _mm512_mullo_epi64(mixed, prime_1);
     }
@@ -48,13 +48,13 @@ WIDE static inline __attribute__((always_inline)) void hash_pairs(
 }
 
 WIDE static size_t hash_wide(
-  const uint8_t *bytes, size_t block_bytes, size_t count, uint64_t *hashes) {
+  const uint8_t *const *blocks, size_t block_bytes, size_t count, uint64_t *hashes) {
   size_t done = 0;
   for (; count - done >= 2 * REGISTERS; done += 2 * REGISTERS) {
-    hash_pairs(bytes + done * block_bytes, block_bytes, REGISTERS, hashes + done);
+    hash_pairs(blocks + done, block_bytes, REGISTERS, hashes + done);
   }
   for (; count - done >= 2; done += 2) {
-    hash_pairs(bytes + done * block_bytes, block_bytes, 1, hashes + done);
+    hash_pairs(blocks + done, block_bytes, 1, hashes + done);
   }
   return done;
 }
@@ -64,8 +64,8 @@ static int is_wide(void) {
 }
 #else
 static size_t hash_wide(
-  const uint8_t *bytes, size_t block_bytes, size_t count, uint64_t *hashes) {
-  (void)bytes, (void)block_bytes, (void)count, (void)hashes;
+  const uint8_t *const *blocks, size_t block_bytes, size_t count, uint64_t *hashes) {
+  (void)blocks, (void)block_bytes, (void)count, (void)hashes;
   return 0;
 }
 
@@ -75,7 +75,7 @@ static int is_wide(void) {
 #endif
 
 void varve_xxh64_blocks(
-  const uint8_t *bytes, size_t block_bytes, size_t count, uint64_t *hashes) {
-  size_t done = is_wide() ? hash_wide(bytes, block_bytes, count, hashes) : 0;
-  for (; done < count; done++) hashes[done] = varve_xxh64(bytes + done * block_bytes, block_bytes);
+  const uint8_t *const *blocks, size_t block_bytes, size_t count, uint64_t *hashes) {
+  size_t done = is_wide() ? hash_wide(blocks, block_bytes, count, hashes) : 0;
+  for (; done < count; done++) hashes[done] = varve_xxh64(blocks[done], block_bytes);
 }

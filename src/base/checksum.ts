@@ -21,6 +21,27 @@ export interface Checksum {
     expected: Uint32Array,
     expectedIndex: number,
   ): number
+  /**
+   * As `hashBlocks`, of the blocks of `pieceCount` pieces from `firstPiece` on, in their order:
+   * (offset, length) at `pairs[2 * i]` and `pairs[2 * i + 1]`, lengths in whole blocks.
+   */
+  hashPieces(
+    memory: Uint8Array,
+    pairs: Uint32Array,
+    firstPiece: number,
+    pieceCount: number,
+    out: Uint32Array,
+    outIndex: number,
+  ): void
+  /** As `verifyBlocks`, of the blocks of pieces. */
+  verifyPieces(
+    memory: Uint8Array,
+    pairs: Uint32Array,
+    firstPiece: number,
+    pieceCount: number,
+    expected: Uint32Array,
+    expectedIndex: number,
+  ): number
   /** Hashes any run of bytes into two words. */
   hashBytes(
     memory: Uint8Array,

@@ -48,6 +48,41 @@ class WasmChecksum implements Checksum {
     return -1
   }
 
+  hashPieces(
+    memory: Uint8Array,
+    pairs: Uint32Array,
+    firstPiece: number,
+    pieceCount: number,
+    out: Uint32Array,
+    outIndex: number,
+  ): void {
+    let index = outIndex
+    for (let piece = firstPiece; piece < firstPiece + pieceCount; piece++) {
+      const blockCount = pairs[2 * piece + 1] / BLOCK_SIZE_BYTES
+      this.hashBlocks(memory, pairs[2 * piece], blockCount, out, index)
+      index += 2 * blockCount
+    }
+  }
+
+  verifyPieces(
+    memory: Uint8Array,
+    pairs: Uint32Array,
+    firstPiece: number,
+    pieceCount: number,
+    expected: Uint32Array,
+    expectedIndex: number,
+  ): number {
+    let done = 0
+    for (let piece = firstPiece; piece < firstPiece + pieceCount; piece++) {
+      const blockCount = pairs[2 * piece + 1] / BLOCK_SIZE_BYTES
+      const index = expectedIndex + 2 * done
+      const bad = this.verifyBlocks(memory, pairs[2 * piece], blockCount, expected, index)
+      if (bad !== -1) return done + bad
+      done += blockCount
+    }
+    return -1
+  }
+
   hashBytes(
     memory: Uint8Array,
     offsetBytes: number,

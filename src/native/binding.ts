@@ -44,6 +44,22 @@ export interface Binding {
     expected: Uint32Array,
     expectedIndex: number,
   ): number
+  hashPieces(
+    memory: Uint8Array,
+    pairs: Uint32Array,
+    firstPiece: number,
+    pieceCount: number,
+    out: Uint32Array,
+    outIndex: number,
+  ): void
+  verifyPieces(
+    memory: Uint8Array,
+    pairs: Uint32Array,
+    firstPiece: number,
+    pieceCount: number,
+    expected: Uint32Array,
+    expectedIndex: number,
+  ): number
   hashBytes(
     memory: Uint8Array,
     offsetBytes: number,

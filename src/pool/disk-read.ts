@@ -58,7 +58,8 @@ class DiskRead implements IoCompletion {
 
   ioComplete(_tag: number, result: number): void {
     if (result < 0) this.#result = result
-    this.#release()
+    // Not while it is being started: then that holds one of them.
+    if (this.#dropOne()) this.finish()
   }
 
   finish(): void {
@@ -139,14 +140,20 @@ class DiskRead implements IoCompletion {
     })
   }
 
+  /** What was at hand at once completes later: never inside of the call that asked for it. */
   #release(): void {
+    if (this.#dropOne()) this.#readers.finishLater(this)
+  }
+
+  /** True when it was the last. */
+  #dropOne(): boolean {
     this.#outstanding -= 1
     assert(this.#outstanding >= 0, 'a part of a read ends once')
-    if (this.#outstanding === 0) this.#readers.finishLater(this)
+    return this.#outstanding === 0
   }
 }
 
-/** Starts reads and completes them at the end of the turn in which their last part arrived. */
+/** Starts reads. They complete when their last part arrives, or at the end of the turn. */
 export class DiskReads implements TurnHook {
   readonly #core: PoolCore
   readonly #free: DiskRead[] = []

@@ -5,13 +5,15 @@ import type { IoCompletion } from '../io/io.ts'
 import type { SegmentState } from './segment-state.ts'
 import type { SegmentStore } from './segment-store.ts'
 import { must } from '../base/assert.ts'
+import type { Verified } from './verify-batch.ts'
+import { BATCHED_BLOCK_COUNT_MAX } from './verify-batch.ts'
 
 /**
  * One checked read of consecutive slots. Objects are recycled by the store. The usual path (file
  * open, checksums in memory) goes straight to `Io` and allocates nothing; otherwise what is
  * missing is loaded first.
  */
-export class BlockRead implements IoCompletion {
+export class BlockRead implements IoCompletion, Verified {
   readonly #store: SegmentStore
   #state: SegmentState | null = null
   #slot = 0
@@ -61,8 +63,13 @@ export class BlockRead implements IoCompletion {
       return
     }
     // The table pages may have left the cache during the read.
-    if (this.#store.isReady(state, this.#slot, this.#count)) this.#verify(state)
+    if (this.#store.isReady(state, this.#slot, this.#count)) this.#verifySoon(state)
     else this.#prepareThen(state, () => this.#verify(state))
+  }
+
+  verified(areSound: boolean): void {
+    if (areSound) this.#finish(0)
+    else this.#verifyAgain(must(this.#state, 'the segment being read'))
   }
 
   #submit(state: SegmentState): void {
@@ -115,6 +122,23 @@ export class BlockRead implements IoCompletion {
         this.#finish(-Errno.EIO)
       },
     )
+  }
+
+  /** The pages may have left the cache until the turn ended. */
+  #verifyAgain(state: SegmentState): void {
+    if (this.#store.isReady(state, this.#slot, this.#count)) this.#verify(state)
+    else this.#prepareThen(state, () => this.#verify(state))
+  }
+
+  #verifySoon(state: SegmentState): void {
+    const within = this.#slot & (TABLE_PAGE_SLOT_COUNT - 1)
+    const isOnePage = within + this.#count <= TABLE_PAGE_SLOT_COUNT
+    if (this.#count > BATCHED_BLOCK_COUNT_MAX || !isOnePage) {
+      this.#verify(state)
+      return
+    }
+    const page = must(state.pages[this.#slot >> TABLE_PAGE_SLOT_SHIFT], 'the checksum table page')
+    this.#store.verifyBatch.add(this.#arenaOffset, this.#count, page, 2 * within, this)
   }
 
   #verify(state: SegmentState): void {

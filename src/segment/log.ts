@@ -373,13 +373,8 @@ export class Log {
 
   #hashBlocks(): void {
     const { pairs, count } = this.#vector
-    let index = 0
-    for (let i = 1; i < count; i += 1) {
-      const blockCount = pairs[2 * i + 1] >> BLOCK_SIZE_SHIFT
-      const { memory } = this.#io.arena
-      this.#checksum.hashBlocks(memory, pairs[2 * i], blockCount, this.#blockChecksums, index)
-      index += 2 * blockCount
-    }
+    const { memory } = this.#io.arena
+    this.#checksum.hashPieces(memory, pairs, 1, count - 1, this.#blockChecksums, 0)
   }
 
   #createSpare(): void {

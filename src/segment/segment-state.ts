@@ -37,6 +37,9 @@ export class SegmentState {
   readonly pages: (Uint32Array | null)[] = new Array<Uint32Array | null>(TABLE_PAGE_COUNT).fill(
     null,
   )
+  /** When file and pages were last marked as used: see `SegmentStore.isReady`. */
+  fileUsedAt = -1
+  readonly pageUsedAt: Float64Array = new Float64Array(TABLE_PAGE_COUNT).fill(-1)
   /** Reads in flight, unsynced data: the file stays open while there is any of that. */
   pinCount = 0
   /** The file left the cache of open files while it was pinned. */

@@ -43,6 +43,7 @@ import { RecycledFiles } from './recycled-files.ts'
 import { SegmentState } from './segment-state.ts'
 import { SegmentTable, TABLE_PAGE_INDEXES, TablePageLoader } from './segment-table.ts'
 import { SettledRead } from './settled-read.ts'
+import { VerifyBatch } from './verify-batch.ts'
 
 const TABLE_IO_PAGE_COUNT = 16
 const BLOCK_IO_PAGE_COUNT = 64
@@ -65,6 +66,7 @@ export class SegmentStore {
   readonly poolId: Uint8Array
   /** Empty until somebody sets a limit. */
   readonly recycled: RecycledFiles
+  readonly verifyBatch: VerifyBatch
   readonly #folder: string
   /** For headers, footers and table pages: whoever holds one waits for no other page. */
   readonly #pages: PagePool
@@ -80,6 +82,8 @@ export class SegmentStore {
   readonly #onDamage: DamageListener
   readonly #allocated: AllocatedBytes
   #nextId = 1
+  /** Of files and pages in the caches. */
+  #arrivalCount = 0
   #isFolderInDoubt = false
 
   constructor(
@@ -96,6 +100,7 @@ export class SegmentStore {
     this.poolId = poolId
     this.#folder = folder
     this.recycled = new RecycledFiles(io, folder)
+    this.verifyBatch = new VerifyBatch(io, checksum)
     this.#pages = new PagePool(io.arena, TABLE_IO_PAGE_COUNT)
     this.#blockPages = new PagePool(io.arena, BLOCK_IO_PAGE_COUNT)
     this.#onDamage = onDamage
@@ -231,9 +236,9 @@ export class SegmentStore {
     state.sealed = true
     for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) {
       const page = state.pages[i]
-      if (page !== null) this.#tablePages.set(state.id * TABLE_PAGE_COUNT + i, page)
+      if (page !== null) this.#keepPage(state, i, page)
     }
-    if (state.file !== null) this.#openFiles.set(state.id, state)
+    if (state.file !== null) this.#keepOpen(state)
   }
 
   /**
@@ -303,14 +308,33 @@ export class SegmentStore {
     }
   }
 
-  /** True when the file is open and the range's table pages are here. Keeps them so a while. */
+  #keepOpen(state: SegmentState): void {
+    this.#arrivalCount += 1
+    this.#openFiles.set(state.id, state)
+  }
+
+  #keepPage(state: SegmentState, index: number, page: Uint32Array): void {
+    this.#arrivalCount += 1
+    this.#tablePages.set(state.id * TABLE_PAGE_COUNT + index, page)
+  }
+
+  /**
+   * True when the file is open and the range's table pages are here. Keeps them so a while: the
+   * caches are told of a use once per arrival, for only an arrival drives anything out.
+   */
   isReady(state: SegmentState, slot: number, count: number): boolean {
     if (state.file === null) return false
     if (!state.sealed) return true
-    this.#openFiles.get(state.id)
+    const arrivalCount = this.#arrivalCount
+    if (state.fileUsedAt !== arrivalCount) {
+      state.fileUsedAt = arrivalCount
+      this.#openFiles.get(state.id)
+    }
     const last = (slot + count - 1) >> TABLE_PAGE_SLOT_SHIFT
     for (let i = slot >> TABLE_PAGE_SLOT_SHIFT; i <= last; i += 1) {
       if (state.pages[i] === null) return false
+      if (state.pageUsedAt[i] === arrivalCount) continue
+      state.pageUsedAt[i] = arrivalCount
       this.#tablePages.get(state.id * TABLE_PAGE_COUNT + i)
     }
     return true
@@ -329,7 +353,7 @@ export class SegmentStore {
       if (state.pages[i] !== null) continue
       const page = await this.#tableLoader.load(file, footer, i)
       state.pages[i] = page
-      this.#tablePages.set(state.id * TABLE_PAGE_COUNT + i, page)
+      this.#keepPage(state, i, page)
     }
   }
 
@@ -395,7 +419,7 @@ export class SegmentStore {
     for (let i = 0; i < TABLE_PAGE_COUNT; i += 1) this.#tablePages.delete(id * TABLE_PAGE_COUNT + i)
     if (!this.#openFiles.delete(id)) this.#closeFile(old)
     state.file = file
-    this.#openFiles.set(id, state)
+    this.#keepOpen(state)
     this.#allocated.noteChanged(id)
   }
 
@@ -415,7 +439,7 @@ export class SegmentStore {
     if (state.opening !== null) {
       state.opening = null
       state.file = file
-      if (state.sealed) this.#openFiles.set(state.id, state)
+      if (state.sealed) this.#keepOpen(state)
     }
     return must(state.file, 'the segment file')
   }

@@ -22,6 +22,8 @@ import { FRAME_LOST, FRAME_PLACED } from './frame-cache.ts'
 import type { FrameCache, FrameWaiter } from './frame-cache.ts'
 import type { SegmentState } from './segment-state.ts'
 import type { SegmentStore } from './segment-store.ts'
+import type { Verified } from './verify-batch.ts'
+import { BATCHED_BLOCK_COUNT_MAX } from './verify-batch.ts'
 
 /** Adjacent frames are read at once: nobody asks for more slots than a MiB has. */
 const GROUP_SHIFT = 16
@@ -34,7 +36,7 @@ const STREAM_BLOCK_COUNT = 16
  * run side by side; when the last is there, every block is held against its checksum. Recycled by
  * the store, as `BlockRead` is.
  */
-export class SettledRead implements IoCompletion, FrameWaiter {
+export class SettledRead implements IoCompletion, FrameWaiter, Verified {
   readonly #store: SegmentStore
   readonly #frames: FrameCache
   #state: SegmentState | null = null
@@ -268,7 +270,18 @@ export class SettledRead implements IoCompletion, FrameWaiter {
     if (result < 0) this.#result = result
     this.#pendingCount -= 1
     if (this.#pendingCount > 0) return
-    if (this.#result === 0) this.#verify()
+    if (this.#result < 0) {
+      this.#finish()
+    } else if (this.#count <= BATCHED_BLOCK_COUNT_MAX) {
+      const { verifyBatch } = this.#store
+      verifyBatch.add(this.#arenaOffset, this.#count, this.#checksums, 0, this)
+    } else {
+      this.verified(false)
+    }
+  }
+
+  verified(areSound: boolean): void {
+    if (!areSound) this.#verify()
     this.#finish()
   }
 

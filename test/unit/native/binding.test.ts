@@ -1,3 +1,4 @@
+import { strict as assert } from 'node:assert'
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -83,6 +84,40 @@ t.test('blocks hash alike, verify, and the first bad one is named', (t) => {
   t.end()
 })
 
+t.test('blocks of many pieces hash as one after the other', (t) => {
+  const memory = Buffer.alloc(64 * 4096)
+  for (let index = 0; index < memory.length; index++) memory[index] = (index * 7919) >>> 5
+  const piece = fc.record({ offset: fc.nat(24 * 4096), count: fc.integer({ min: 0, max: 40 }) })
+  fc.assert(
+    fc.property(fc.array(piece, { maxLength: 12 }), fc.nat(), (pieces, pick) => {
+      const pairs = Uint32Array.from([
+        7,
+        7,
+        ...pieces.flatMap(({ offset, count }) => [offset, count * 4096]),
+      ])
+      const total = pieces.reduce((sum, { count }) => sum + count, 0)
+      const wanted = new Uint32Array(2 * total + 4)
+      let at = 1
+      for (const { offset, count } of pieces) {
+        wasm.hashBlocks(memory, offset, count, wanted, at)
+        at += 2 * count
+      }
+      for (const checksum of [binding, wasm]) {
+        const words = new Uint32Array(2 * total + 4)
+        checksum.hashPieces(memory, pairs, 1, pieces.length, words, 1)
+        assert.deepEqual(words, wanted)
+        assert.equal(checksum.verifyPieces(memory, pairs, 1, pieces.length, words, 1), -1)
+        if (total === 0) continue
+        const bad = pick % total
+        words[1 + 2 * bad + (pick & 1)] ^= 1
+        assert.equal(checksum.verifyPieces(memory, pairs, 1, pieces.length, words, 1), bad)
+      }
+    }),
+    { numRuns: 200 },
+  )
+  t.end()
+})
+
 t.test('hashing outside the memory is refused, not done', (t) => {
   const memory = Buffer.alloc(8192)
   const out = new Uint32Array(4)
@@ -92,8 +127,13 @@ t.test('hashing outside the memory is refused, not done', (t) => {
     t.throws(() => checksum.hashBytes(memory, 8000, 200, out, 0))
     t.throws(() => checksum.hashBytes(memory, 0, 1, out, 3))
     t.throws(() => checksum.verifyBlocks(memory, 0, 2, out, 2))
+    t.throws(() => checksum.hashPieces(memory, Uint32Array.of(4097, 4096), 0, 1, out, 0))
+    t.throws(() => checksum.hashPieces(memory, Uint32Array.of(0, 4096), 0, 1, out, 3))
+    t.throws(() => checksum.verifyPieces(memory, Uint32Array.of(0, 4096), 0, 1, out, 3))
   }
   t.throws(() => wasm.hashBytes(memory, 8000, 200, out, 0), AssertionError)
+  t.throws(() => binding.hashPieces(memory, Uint32Array.of(0, 4096), 0, 2, out, 0), RangeError)
+  t.throws(() => binding.hashPieces(memory, Uint32Array.of(0, 100), 0, 1, out, 0), RangeError)
   t.end()
 })
 

@@ -74,6 +74,31 @@ class Subject {
     return result < 0 ? result : bytes
   }
 
+  /** Results of reads of one run each, all asked for at once, and what they brought. */
+  async readAll(
+    reads: readonly [segment: number, slot: number, count: number][],
+  ): Promise<{ result: number; bytes: Buffer }[]> {
+    const { arena } = this.io
+    const places = reads.map(([, , count]) => arena.allocate(count * BLOCK_SIZE_BYTES))
+    const results = await this.run(
+      Promise.all(
+        reads.map(
+          ([segment, slot, count], index) =>
+            new Promise<number>((resolve) => {
+              const ioComplete = (_tag: number, value: number): void => resolve(value)
+              this.store.read(segment, slot, count, places[index], { ioComplete }, 0)
+            }),
+        ),
+      ),
+    )
+    return reads.map(([, , count], index) => {
+      const end = places[index] + count * BLOCK_SIZE_BYTES
+      const bytes = Buffer.from(arena.memory.subarray(places[index], end))
+      arena.free(places[index], count * BLOCK_SIZE_BYTES)
+      return { result: results[index], bytes }
+    })
+  }
+
   failReads(path: string, range = EVERYWHERE): void {
     this.io.addFault({ kind: 'read-error', path, skip: 0, times: 1, errno: Errno.EIO, ...range })
   }
@@ -293,6 +318,45 @@ t.test(
     await wrong.run(wrong.store.close())
   },
 )
+
+t.test('of many reads that arrive at once each is judged by its own blocks', async (t) => {
+  const { builder, slot } = build()
+  const subject = await Subject.of(builder)
+  const bad = 17
+  subject.io.disk.flipBit(subject.store.pathOf(RAW), (slot + bad) * BLOCK_SIZE_BYTES + 99, 3)
+  // The tables are in memory then, and all reads of the next lot complete in few turns.
+  await subject.read(RAW, slot)
+  await subject.read(SETTLED, slot + 1)
+  const reads: [number, number, number][] = []
+  for (let round = 0; round < 12; round += 1) {
+    for (let i = 0; i < COUNT; i += 1) {
+      const count = Math.min(1 + ((round + i) % 8), COUNT - i)
+      reads.push([(round + i) % 3 === 0 ? SETTLED : RAW, slot + i, count])
+    }
+  }
+  const meetsBad = (segment: number, first: number, count: number): boolean => {
+    for (let i = first - slot; i < first - slot + count; i += 1) {
+      // The even ones of the settled segment are aliases of the raw one's.
+      if (i === bad && segment === RAW) return true
+    }
+    return false
+  }
+  const done = await subject.readAll(reads)
+  let refusedCount = 0
+  for (const [index, { result, bytes }] of done.entries()) {
+    const [segment, first, count] = reads[index]
+    const isBad = meetsBad(segment, first, count)
+    if (isBad) refusedCount += 1
+    const from = (first - slot) * BLOCK_SIZE_BYTES
+    const wanted = expected(segment).subarray(from, from + count * BLOCK_SIZE_BYTES)
+    const isRight = isBad ? result === -Errno.EIO : result === 0 && bytes.equals(wanted)
+    if (!isRight) t.fail(`read of ${count} from ${segment}:${first}: ${result}`)
+  }
+  t.ok(refusedCount > 10, `${refusedCount} refused`)
+  const facts = new Set(subject.damage)
+  t.strictSame([...facts], [`${RAW}:${slot + bad} the block does not match its checksum`])
+  await subject.run(subject.store.close())
+})
 
 t.test(
   'fingerprints are made anew from what can be read, and from nothing that has gone',
