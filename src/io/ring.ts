@@ -91,7 +91,7 @@ export class Ring {
   readonly #done = new Int32Array(DONE_MAX * 2)
   readonly #hooks = new TurnHooks()
   #slots: SlotArrays = slotArrays(0)
-  #completions: (IoCompletion | null)[] = []
+  readonly #completions: (IoCompletion | null)[] = []
   #freeSlot = NO_SLOT
   #inFlight = 0
   #canceling = 0
@@ -307,10 +307,11 @@ export class Ring {
     const start = old.kind.length
     const slots = slotArrays(count)
     for (const name of Object.keys(slots) as (keyof SlotArrays)[]) slots[name].set(old[name])
+    // In ascending order: else it would be an array with holes, and slower.
+    while (this.#completions.length < count) this.#completions.push(null)
     for (let slot = count - 1; slot >= start; slot--) {
       slots.next[slot] = this.#freeSlot
       this.#freeSlot = slot
-      this.#completions[slot] = null
     }
     this.#slots = slots
   }

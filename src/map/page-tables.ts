@@ -64,9 +64,14 @@ export class PageTables implements NodeReader {
   readonly #counter: MappedCounter
   readonly #dirtyCountMax: number
   readonly pause: () => Promise<void>
-  /** The leaf that was looked into last; right until its root is updated or released. */
+  /**
+   * The leaf that was looked into last, and the node above it, which leads to a gibibyte; right
+   * until their root is updated or released, nodes are flushed, or one comes into the cache.
+   */
   #lastRoot: MapRoot | null = null
   #lastLeafIndex = -1
+  #lastParent: MapNode | null = null
+  #lastParentIndex = -1
   #lastEntries: Uint32Array = new Uint32Array(0)
   #lastArrivalCount = 0
 
@@ -183,11 +188,13 @@ export class PageTables implements NodeReader {
   /** See `DirtyNodes.flush`: children first, oldest first; how many are not dirty any more. */
   flushSome(countMax: number, writer: NodeWriter): number {
     assert(Number.isSafeInteger(countMax) && countMax > 0, 'a flush is of at least one node')
+    this.#lastRoot = null
     return this.#dirty.flush(countMax, writer)
   }
 
   /** Writes all dirty nodes of all maps: then every root has an address. */
   flushAll(writer: NodeWriter): number {
+    this.#lastRoot = null
     const flushedCount = this.#dirty.flush(Number.MAX_SAFE_INTEGER, writer)
     assert(this.#dirty.count === 0, 'a full flush leaves nothing dirty')
     return flushedCount
@@ -216,7 +223,12 @@ export class PageTables implements NodeReader {
   #lookupFromRoot(root: MapRoot, blockIndex: number, countMax: number, out: Lookup): boolean {
     assert(blockIndex >= 0 && blockIndex < MAP_BLOCK_COUNT, 'a block is below 2^36')
     assert(countMax >= 1, 'a lookup is for at least one block')
-    let node = root.dirtyNode()
+    const parentIndex = Math.floor(blockIndex / SPAN_BLOCK_COUNTS[2])
+    const isNear =
+      root === this.#lastRoot &&
+      parentIndex === this.#lastParentIndex &&
+      this.#cache.arrivalCount === this.#lastArrivalCount
+    let node = isNear ? this.#lastParent : root.dirtyNode()
     if (node === null) {
       if (root.word1 === KIND_UNMAPPED) {
         out.kind = KIND_UNMAPPED
@@ -227,7 +239,9 @@ export class PageTables implements NodeReader {
       }
       node = this.#resident(root.word0, root.word1, NODE_LEVEL_ROOT, out)
     }
+    let parent: MapNode | null = null
     while (node !== null && node.level > 0) {
+      parent = node
       const index = entryIndex(blockIndex, node.level)
       const { entries } = node
       const kind = entries[2 * index + 1] >>> KIND_SHIFT
@@ -243,6 +257,8 @@ export class PageTables implements NodeReader {
     }
     if (node === null) return false
     this.#lastRoot = root
+    this.#lastParent = parent
+    this.#lastParentIndex = parentIndex
     this.#lastLeafIndex = Math.floor(blockIndex / NODE_ENTRY_COUNT)
     this.#lastEntries = node.entries
     this.#lastArrivalCount = this.#cache.arrivalCount

@@ -70,15 +70,22 @@ export const SETTLE_MUTANTS: readonly Mutant[] = [
   {
     name: 'settled-read-unchecked',
     file: 'src/segment/settled-read.ts',
-    before: '    if (this.#result === 0) this.#verify()\n',
+    before: '    if (!areSound) this.#verify()\n',
     after: '',
     bug: 'a block of a settled segment is not held against its checksum: I8',
   },
   {
     name: 'raw-read-unchecked',
     file: 'src/segment/block-read.ts',
-    before: 'if (this.#store.isReady(state, this.#slot, this.#count)) this.#verify(state)',
+    before: 'if (this.#store.isReady(state, this.#slot, this.#count)) this.#verifySoon(state)',
     after: 'if (this.#store.isReady(state, this.#slot, this.#count)) this.#finish(0)',
     bug: 'a block is not held against its checksum: I8',
+  },
+  {
+    name: 'batch-not-verified',
+    file: 'src/segment/verify-batch.ts',
+    before: 'read.verified(bad === -1)',
+    after: 'read.verified(true)',
+    bug: 'short reads are not held against their checksums: I8',
   },
 ]
