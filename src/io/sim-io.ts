@@ -34,6 +34,7 @@ import { simMessagePair } from './sim-messages.ts'
 import type { SimMessagePeer } from './sim-messages.ts'
 import { simSocketPair } from './sim-socket.ts'
 import type { SimPeer } from './sim-socket.ts'
+import { TurnHooks } from './turn-hooks.ts'
 
 export interface SimIoOptions {
   seed: number
@@ -89,7 +90,7 @@ export class SimIo implements Io {
   #options: SimIoOptions
   #prng: Prng
   readonly #listeners = new Map<string, (socket: IoSocket) => void>()
-  #hooks: TurnHook[] = []
+  readonly #hooks = new TurnHooks()
   #isDead = false
   #inFlightCount = 0
   #slowness = 1
@@ -125,8 +126,8 @@ export class SimIo implements Io {
   step(): boolean {
     if (this.#isDead) return false
     const nextMs = this.clock.nextTimeMs()
-    if (nextMs === null && this.#hooks.length === 0) return false
-    const hasHooks = this.#hooks.length > 0
+    if (nextMs === null && this.#hooks.isEmpty) return false
+    const hasHooks = !this.#hooks.isEmpty
     // A hook starts a turn at once; otherwise time moves on. A turn gathers what is nearly due.
     const untilMs = (hasHooks ? this.clock.nowMs : (nextMs as number)) + this.#drawTurnMs()
     let isDue = !hasHooks || this.#prng.chance(0.5)
@@ -136,9 +137,7 @@ export class SimIo implements Io {
       event.run()
       isDue = this.#prng.chance(0.9)
     }
-    const hooks = this.#hooks
-    this.#hooks = []
-    for (const hook of hooks) if (!this.#isDead) hook.turnEnd()
+    this.#hooks.run(() => !this.#isDead)
     return true
   }
 
@@ -306,7 +305,7 @@ export class SimIo implements Io {
   }
 
   atTurnEnd(hook: TurnHook): void {
-    if (!this.#hooks.includes(hook)) this.#hooks.push(hook)
+    this.#hooks.add(hook)
   }
 
   // Control path: files.

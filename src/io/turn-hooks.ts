@@ -1,26 +1,38 @@
-/** Hooks asked for since the last turn's end. */
+/**
+ * Hooks asked for since the last turn's end. What a hook asks for while it runs follows in the same
+ * turn, so that what it completed is answered without another one; only a hook that has run already
+ * waits for the next turn, in which there may be something new for it.
+ */
 import type { TurnHook } from './io.ts'
+
+const always = (): boolean => true
 
 export class TurnHooks {
   #asked: Set<TurnHook> = new Set()
-  #running: Set<TurnHook> = new Set()
+  #askedAgain: Set<TurnHook> = new Set()
+  readonly #ran: Set<TurnHook> = new Set()
 
   get isEmpty(): boolean {
     return this.#asked.size === 0
   }
 
   add(hook: TurnHook): void {
-    this.#asked.add(hook)
+    if (this.#ran.has(hook)) this.#askedAgain.add(hook)
+    else this.#asked.add(hook)
   }
 
-  /** What a hook asks for while it runs belongs to the next turn. */
-  run(): void {
-    const hooks = this.#asked
-    this.#asked = this.#running
-    this.#running = hooks
-    for (const hook of hooks) {
-      hooks.delete(hook)
+  /** `goesOn` is asked before each: a simulated process may die in the middle of a turn. */
+  run(goesOn: () => boolean = always): void {
+    // An iteration over a set meets what is added to it meanwhile.
+    for (const hook of this.#asked) {
+      if (!goesOn()) break
+      this.#asked.delete(hook)
+      this.#ran.add(hook)
       hook.turnEnd()
     }
+    const done = this.#asked
+    this.#asked = this.#askedAgain
+    this.#askedAgain = done
+    this.#ran.clear()
   }
 }

@@ -81,6 +81,31 @@ const CASES: Readonly<Record<string, Case>> = {
     t.equal(calls, 2)
   },
 
+  'a hook that another asks for runs in the same turn, one that has run in the next': async (
+    t,
+    io,
+  ) => {
+    const events: string[] = []
+    let turn = 0
+    let asksAgain = true
+    const first = {
+      turnEnd: (): void => {
+        events.push(`first ${turn}`)
+        if (asksAgain) io.atTurnEnd(second)
+        asksAgain = false
+      },
+    }
+    const second = {
+      turnEnd: (): void => {
+        events.push(`second ${turn}`)
+        io.atTurnEnd(first)
+      },
+    }
+    io.atTurnEnd(first)
+    for (turn = 1; turn < 4; turn += 1) await nextTurn(io)
+    t.strictSame(events, ['first 1', 'second 1', 'first 2'])
+  },
+
   'a hook asked for in a completion runs after it': async (t, io, folder) => {
     const file = await writtenFile(io, folder)
     const events: string[] = []
