@@ -163,7 +163,8 @@ export class Connection implements IoCompletion, TurnHook, TransmissionOwner {
   }
 
   #transmit(transmission: Transmission): void {
-    transmission.resume()
+    transmission.nextTurn()
+    if (transmission.isPaced) this.#io.atTurnEnd(this)
     if (!this.#isSending && transmission.gather(this.#vector) > 0) this.#send()
     if (transmission.failure !== null) {
       this.cut(transmission.failure)
