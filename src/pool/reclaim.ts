@@ -37,6 +37,8 @@ export interface ReclaimRun {
   settleWith: Codec | null
   /** For segments that have to be rewritten because much of them is dead. */
   codec: Codec
+  /** Done first: brings what lies scattered in order, and says how many bytes that was. */
+  order: (() => Promise<number>) | null
   pacer: Pacer
   progress: (progress: ReclaimProgress) => void
 }
@@ -47,9 +49,11 @@ export async function reclaim(
   imports: Iterable<{ readonly root: MapRoot }>,
   run: ReclaimRun,
 ): Promise<ReclaimReport> {
-  run.progress({ phase: 'checkpoint', done: 0, total: 1 })
   core.store.verifyFolderDurable()
   const physicalBeforeBytes = await core.store.physicalBytes()
+  // Before the state is fixed: what is moved is dead where it was, and can be no alias of that.
+  const orderedBytes = run.order === null ? 0 : await run.order()
+  run.progress({ phase: 'checkpoint', done: 0, total: 1 })
   await core.fingerprints.ready(run.pacer.pace)
   try {
     const fixed = await fixState(core, checkpointer, imports)
@@ -71,6 +75,7 @@ export async function reclaim(
     await core.space.refresh()
     return {
       liveBytes: marked.markedCount * BLOCK_SIZE_BYTES,
+      orderedBytes,
       ...sweep.report,
       physicalBeforeBytes,
       physicalAfterBytes: await core.store.physicalBytes(),

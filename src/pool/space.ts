@@ -13,6 +13,9 @@ const RESERVE_BYTES_MAX: number = 64 * MIB
 /** Of what is left, kept in files of segments that are gone. */
 const RECYCLED_FRACTION = 1 / 8
 const RECYCLED_BYTES_MAX: number = 4 * GIB
+/** What only makes reading faster leaves guests so much: it can be had back by a reclaim only. */
+const SPARE_FRACTION = 1 / 8
+const SPARE_BYTES_MAX: number = 8 * GIB
 const REFRESH_AFTER_BYTES: number = 16 * MIB
 const REFRESH_WHEN_FULL_MS = 200
 
@@ -98,6 +101,12 @@ export class Space {
     if (this.#leftBytes - lengthBytes >= this.#reserveBytes / 2) return true
     this.#noteRefusal()
     return false
+  }
+
+  /** Whether `lengthBytes` that nobody has to write leave guests plenty. */
+  admitsSpare(lengthBytes: number): boolean {
+    const keptBytes = Math.min(SPARE_BYTES_MAX, Math.floor(this.#totalBytes * SPARE_FRACTION))
+    return this.guestBytes - lengthBytes >= keptBytes
   }
 
   /** A guest is told that `lengthBytes` do not fit. */

@@ -6,18 +6,27 @@ import type { Checkpointer } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
 import { IdleSettler } from './idle-settler.ts'
+import { orderVolumes } from './order.ts'
 import { Pacer } from './pacer.ts'
 import { reclaim } from './reclaim.ts'
 import type { Compression, ReclaimProgress, ReclaimReport, UpkeepStatus } from './types.ts'
+import type { WriteQueue } from './write-queue.ts'
 
 const CODECS: Record<Compression, Codec> = { off: Codec.raw, lz4: Codec.lz4, zstd: Codec.zstd }
 
 type Progress = (progress: ReclaimProgress) => void
 
+interface RunKind {
+  settleWith: Codec | null
+  compression: Compression
+  isOrdering: boolean
+}
+
 export class Upkeep {
   readonly #core: PoolCore
   readonly #checkpointer: Checkpointer
   readonly #imports: ReadonlySet<BulkVolumeImport>
+  readonly #writes: WriteQueue
   readonly #idleCompression: Compression | null
   readonly #idle: IdleSettler | null
   readonly #closing = new AbortController()
@@ -35,11 +44,13 @@ export class Upkeep {
     core: PoolCore,
     checkpointer: Checkpointer,
     imports: ReadonlySet<BulkVolumeImport>,
+    writes: WriteQueue,
     idleCompression: Compression | null,
   ) {
     this.#core = core
     this.#checkpointer = checkpointer
     this.#imports = imports
+    this.#writes = writes
     this.#idleCompression = idleCompression
     this.#idle = idleCompression === null ? null : this.#beginIdle(idleCompression)
   }
@@ -61,16 +72,22 @@ export class Upkeep {
 
   /** Gives back what no disk refers to. Rejects `busy`, `canceled`, or the world's errors. */
   reclaim(signal: AbortSignal | undefined, progress: Progress): Promise<ReclaimReport> {
-    return this.#runAskedFor(null, this.#idleCompression ?? 'lz4', signal, progress)
+    const compression = this.#idleCompression ?? 'lz4'
+    return this.#runAskedFor({ settleWith: null, compression, isOrdering: false }, signal, progress)
   }
 
-  /** As `reclaim`, and settles every sealed segment that is not settled yet. */
+  /**
+   * As `reclaim`, and settles every sealed segment that is not settled yet. What lies scattered is
+   * brought in order first: that writes to the log and takes room for a while, so it is done for
+   * those who ask, and not behind guests' backs.
+   */
   settle(
     compression: Compression,
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
-    return this.#runAskedFor(CODECS[compression], compression, signal, progress)
+    const kind = { settleWith: CODECS[compression], compression, isOrdering: true }
+    return this.#runAskedFor(kind, signal, progress)
   }
 
   /** As `settle`, but gives way (`canceled`) to whatever is asked for. */
@@ -78,7 +95,8 @@ export class Upkeep {
     const run = new AbortController()
     this.#idleRun = run
     try {
-      return await this.#run(CODECS[compression], compression, run.signal, () => undefined)
+      const kind = { settleWith: CODECS[compression], compression, isOrdering: false }
+      return await this.#run(kind, run.signal, () => undefined)
     } finally {
       this.#idleRun = null
     }
@@ -118,8 +136,7 @@ export class Upkeep {
 
   /** Somebody waits for this one: an idle run gives way to it, a healing is waited for. */
   async #runAskedFor(
-    settleWith: Codec | null,
-    compression: Compression,
+    kind: RunKind,
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
@@ -131,15 +148,14 @@ export class Upkeep {
     this.#isAskedFor = true
     this.#idleRun?.abort()
     try {
-      return await this.#run(settleWith, compression, signal, progress)
+      return await this.#run(kind, signal, progress)
     } finally {
       this.#isAskedFor = false
     }
   }
 
   async #run(
-    settleWith: Codec | null,
-    compression: Compression,
+    kind: RunKind,
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
@@ -156,7 +172,14 @@ export class Upkeep {
       this.#progress = now
       progress(now)
     }
-    const run = { settleWith, codec: CODECS[compression], pacer, progress: told }
+    const order = (): Promise<number> =>
+      orderVolumes(this.#core, this.#writes, this.#checkpointer, this.#imports, {
+        pacer,
+        progress: told,
+      })
+    const { settleWith, compression, isOrdering } = kind
+    const codec = CODECS[compression]
+    const run = { settleWith, codec, order: isOrdering ? order : null, pacer, progress: told }
     return this.exclusively(async () => {
       pacer.verifyWanted()
       try {
