@@ -1,5 +1,5 @@
 import { OperatingError } from '../base/errors.ts'
-import { GIB, MIB } from '../base/units.ts'
+import { GIB, MIB, SEGMENT_SIZE_BYTES } from '../base/units.ts'
 import type { Io } from '../io/io.ts'
 import type { RecycledFiles } from '../segment/recycled-files.ts'
 import { FillGauge } from './fill.ts'
@@ -13,8 +13,12 @@ const RESERVE_BYTES_MAX: number = 64 * MIB
 /** Of what is left, kept in files of segments that are gone. */
 const RECYCLED_FRACTION = 1 / 8
 const RECYCLED_BYTES_MAX: number = 4 * GIB
-/** What only makes reading faster leaves guests so much: it can be had back by a reclaim only. */
+/**
+ * What only makes reading faster leaves so much to guests, and to the settle that comes after it
+ * and has the old form and the new one of a segment side by side.
+ */
 const SPARE_FRACTION = 1 / 8
+const SPARE_BYTES_MIN: number = 2 * SEGMENT_SIZE_BYTES
 const SPARE_BYTES_MAX: number = 8 * GIB
 const REFRESH_AFTER_BYTES: number = 16 * MIB
 const REFRESH_WHEN_FULL_MS = 200
@@ -105,7 +109,8 @@ export class Space {
 
   /** Whether `lengthBytes` that nobody has to write leave guests plenty. */
   admitsSpare(lengthBytes: number): boolean {
-    const keptBytes = Math.min(SPARE_BYTES_MAX, Math.floor(this.#totalBytes * SPARE_FRACTION))
+    const partBytes = Math.floor(this.#totalBytes * SPARE_FRACTION)
+    const keptBytes = Math.max(SPARE_BYTES_MIN, Math.min(SPARE_BYTES_MAX, partBytes))
     return this.guestBytes - lengthBytes >= keptBytes
   }
 
