@@ -250,7 +250,7 @@ class Ordering {
   }
 }
 
-/** A last block that the size ends in stays where it is: only whole ones are written as they are. */
+/** Without a last block that the size ends in: a write of less than a block reads the rest. */
 function wholeBlocksOf({ sizeBytes }: Disk): number {
   return Math.floor(sizeBytes / BLOCK_SIZE_BYTES)
 }

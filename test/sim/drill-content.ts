@@ -10,6 +10,8 @@ import {
   importAgain,
   importOf,
   removeOf,
+  restoreOf,
+  snapshotOf,
 } from './control-steps.ts'
 import type { ControlKind, ImportBody } from './control-steps.ts'
 import { playChanges, playData } from './data-play.ts'
@@ -25,6 +27,8 @@ const COMPRESSIONS: readonly Compression[] = ['off', 'lz4', 'zstd']
 const COPY_COUNT = 4
 /** More than half of which, one by one, are more runs than an ordering leaves alone. */
 const SCATTERED_BLOCK_COUNT = 32
+/** The snapshot to which a volume goes back while it is brought in order. */
+const ORDERED = 'ordered'
 const WHILE_ORDERING: readonly ControlKind[] = [
   'snapshot',
   'clone',
@@ -143,13 +147,48 @@ export async function drillCopy(world: World): Promise<void> {
   if (!world.hasFailed) await world.verify()
 }
 
-/** Blocks that lie scattered are brought in order by a settle, while clients change them, too. */
+/** Blocks that lie scattered are brought in order by a settle, while something changes them, too. */
 export async function drillScattered(world: World): Promise<void> {
   const { prng } = world
   await joinMaintenance(world)
   const place = world.hasFailed ? null : drawScattered(world)
   if (place === null) return
   world.note('drill: scattered blocks are settled')
+  const isRestored = prng.chance(0.4)
+  if (isRestored) await snapshotAnew(world, place.volume)
+  if (!world.hasFailed) await scatter(world, place)
+  if (world.hasFailed) return
+  if (world.traits.hasDamage && prng.chance(0.5)) playDamage(world, '.seg')
+  if (prng.chance(0.3)) world.planCut()
+  if (isRestored) await world.leave(place.volume)
+  beginMaintenance(world, prng.pick(COMPRESSIONS))
+  const isOrdering = (): boolean => world.maintenance?.phase === 'order'
+  for (let left = 40; left > 0 && !isOrdering(); left -= 1) await world.drive(world.turns(1))
+  await world.drive(world.turns(prng.below(prng.pick([4, 20]))))
+  if (isRestored) await restore(world, place.volume)
+  for (let count = prng.below(8); count > 0 && !world.hasFailed; count -= 1) {
+    if (prng.chance(0.3)) await playControl(world, prng.pick(WHILE_ORDERING))
+    else if (prng.chance(0.5)) await playData(world, DATA_KINDS, prng.between(1, 8))
+    else await playChanges(world, [{ kind: 'write', place: partOf(world, place), isFua: false }])
+  }
+  if (!world.hasFailed && prng.chance(0.7)) await joinMaintenance(world)
+  if (!world.hasFailed) await world.verify()
+}
+
+async function snapshotAnew(world: World, name: string): Promise<void> {
+  const volume = world.history.latest.get(name)
+  if (volume === undefined || volume.snapshots.some((one) => one.name === ORDERED)) return
+  await runControl(world, snapshotOf(world.history.latest, name, ORDERED))
+}
+
+async function restore(world: World, name: string): Promise<void> {
+  const { latest } = world.history
+  const snapshot = latest.get(name)?.snapshots.find((one) => one.name === ORDERED)
+  if (snapshot !== undefined) await runControl(world, restoreOf(latest, name, snapshot))
+}
+
+/** Every second block, then those in between. */
+async function scatter(world: World, place: Place): Promise<void> {
   for (const parity of [0, 1]) {
     const changes = Array.from({ length: place.blockCount / 2 }, (_, index): Change => {
       const firstBlock = place.firstBlock + 2 * index + parity
@@ -158,16 +197,6 @@ export async function drillScattered(world: World): Promise<void> {
     await playChanges(world, changes)
     if (world.hasFailed) return
   }
-  if (prng.chance(0.3)) world.planCut()
-  beginMaintenance(world, prng.pick(COMPRESSIONS))
-  await world.drive(world.turns(prng.below(prng.pick([4, 40, 200]))))
-  for (let count = prng.below(8); count > 0 && !world.hasFailed; count -= 1) {
-    if (prng.chance(0.3)) await playControl(world, prng.pick(WHILE_ORDERING))
-    else if (prng.chance(0.5)) await playData(world, DATA_KINDS, prng.between(1, 8))
-    else await playChanges(world, [{ kind: 'write', place: partOf(world, place), isFua: false }])
-  }
-  if (!world.hasFailed && prng.chance(0.7)) await joinMaintenance(world)
-  if (!world.hasFailed) await world.verify()
 }
 
 function drawScattered({ prng, history }: World): Place | null {

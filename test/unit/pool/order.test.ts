@@ -207,7 +207,7 @@ t.test('what a snapshot or a clone shares stays, until they are gone', async (t)
 })
 
 t.test('blocks that dedup has joined stay where they are', async (t) => {
-  const volume = await newVolume(STRETCH_BLOCK_COUNT)
+  const volume = await newVolume(STRETCH_BLOCK_COUNT, { idleCompression: 'off' })
   const { world, versions } = volume
   await scatter(volume)
   await world.run(world.pool.create({ name: 'twin', sizeBytes: STRETCH_BYTES }))
@@ -217,11 +217,11 @@ t.test('blocks that dedup has joined stay where they are', async (t) => {
   new Prng(5).shuffle(order)
   for (const index of order) await client.write(index * BLOCK, contentOf(versions[index]))
   client.close()
-  const first = await world.run(world.pool.settle('off'))
-  t.equal(first.duplicateBytes, STRETCH_BYTES)
-  const again = await world.run(world.pool.settle('off'))
-  t.same([again.orderedBytes, again.duplicateBytes], [0, 0])
-  // Now both are scattered again, and one is an alias of the other.
+  // By itself: then both are scattered as before, and one is an alias of the other.
+  await world.io.runFor(IDLE_MS)
+  t.equal(await aliasCount(world, await runsOf(twin)), STRETCH_BLOCK_COUNT)
+  const report = await world.run(world.pool.settle('off'))
+  t.same([report.orderedBytes, report.duplicateBytes], [0, 0])
   await verifyContent(t, twin, 'twin')
   await verifySound(t, volume)
 })
@@ -258,6 +258,34 @@ t.test('what guests write meanwhile is never lost', async (t) => {
     await verifySound(t, volume)
   }
   t.ok(metCount > 100, `${metCount} writes`)
+})
+
+t.test('what is written just before the lock is what is moved, or stays', async (t) => {
+  const volume = await newVolume(STRETCH_BLOCK_COUNT)
+  const { world, versions } = volume
+  await scatter(volume)
+  const client = world.disk('v')
+  const { version, bytes } = newContent()
+  let writing: Promise<number> | null = null
+  const undo = interpose(
+    WriteQueue.prototype,
+    'lock',
+    (original) =>
+      function (this: WriteQueue, ranges) {
+        undo()
+        writing = client.write(7 * BLOCK, bytes)
+        return original.call(this, ranges)
+      },
+  )
+  const report = await world.run(world.pool.settle('off'))
+  t.equal(await writing, 0)
+  versions[7] = version
+  t.equal(report.orderedBytes, STRETCH_BYTES)
+  t.equal(await client.trim(9 * BLOCK, BLOCK), 0)
+  versions[9] = 0
+  client.close()
+  await verifyContent(t, volume, 'written just before')
+  await verifySound(t, volume)
 })
 
 /** Calls `meanwhile` when the first blocks are about to be written anew. */
