@@ -150,10 +150,19 @@ export async function drillCopy(world: World): Promise<void> {
 /** Blocks that lie scattered are brought in order by a settle, while something changes them, too. */
 export async function drillScattered(world: World): Promise<void> {
   const { prng } = world
-  await joinMaintenance(world)
-  const place = world.hasFailed ? null : drawScattered(world)
-  if (place === null) return
-  world.note('drill: scattered blocks are settled')
+  for (let count = prng.between(1, 3); count > 0 && !world.hasFailed; count -= 1) {
+    await joinMaintenance(world)
+    const place = world.hasFailed ? null : drawScattered(world)
+    if (place === null) return
+    world.note('drill: scattered blocks are settled')
+    await settleScattered(world, place)
+  }
+  if (!world.hasFailed && prng.chance(0.7)) await joinMaintenance(world)
+  if (!world.hasFailed) await world.verify()
+}
+
+async function settleScattered(world: World, place: Place): Promise<void> {
+  const { prng } = world
   const isRestored = prng.chance(0.4)
   if (isRestored) await snapshotAnew(world, place.volume)
   if (!world.hasFailed) await scatter(world, place)
@@ -171,8 +180,6 @@ export async function drillScattered(world: World): Promise<void> {
     else if (prng.chance(0.5)) await playData(world, DATA_KINDS, prng.between(1, 8))
     else await playChanges(world, [{ kind: 'write', place: partOf(world, place), isFua: false }])
   }
-  if (!world.hasFailed && prng.chance(0.7)) await joinMaintenance(world)
-  if (!world.hasFailed) await world.verify()
 }
 
 async function snapshotAnew(world: World, name: string): Promise<void> {
