@@ -147,7 +147,7 @@ export async function drillCopy(world: World): Promise<void> {
   if (!world.hasFailed) await world.verify()
 }
 
-/** Blocks that lie scattered are brought in order by a settle, while something changes them, too. */
+/** Blocks that lie scattered are brought in order by a settle, while something changes them. */
 export async function drillScattered(world: World): Promise<void> {
   const { prng } = world
   for (let count = prng.between(1, 3); count > 0 && !world.hasFailed; count -= 1) {
