@@ -9,11 +9,4 @@ export const ORDER_MUTANTS: readonly Mutant[] = [
     after: 'this.#writes.lock([])',
     bug: 'what a guest writes to a block while it is being moved is undone',
   },
-  {
-    name: 'rewrite-of-another-state',
-    file: 'src/pool/write-queue.ts',
-    before: 'if (op.isRewrite && !this.#isAsFound(op)) {',
-    after: 'if (op.isRewrite && op.isEnded) {',
-    bug: 'a volume that was restored while blocks were moved gets them back; a removed one, too',
-  },
 ]
