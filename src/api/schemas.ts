@@ -105,8 +105,10 @@ export const removeReportSchema: z.ZodType<shape.RemoveReport> = z.object({
   removed: z.array(diskName),
   freedBytes: bytes.nullable(),
 })
+const RECLAIM_PHASES = ['order', 'checkpoint', 'mark', 'sweep', 'settle'] as const
 export const reclaimReportSchema: z.ZodType<shape.ReclaimReport> = z.object({
   liveBytes: bytes,
+  orderedBytes: bytes,
   deletedSegmentCount: count,
   punchedBytes: bytes,
   settledSegmentCount: count,
@@ -120,7 +122,7 @@ export const reclaimReportSchema: z.ZodType<shape.ReclaimReport> = z.object({
   physicalAfterBytes: bytes,
 })
 export const reclaimProgressSchema: z.ZodType<shape.ReclaimProgress> = z.object({
-  phase: z.enum(['checkpoint', 'mark', 'sweep', 'settle']),
+  phase: z.enum(RECLAIM_PHASES),
   done: z.number().nonnegative(),
   total: z.number().nonnegative(),
 })
@@ -130,7 +132,7 @@ export const upkeepRequestSchema: z.ZodType<{ isPaused: boolean | null }> = z.st
 export const upkeepStatusSchema: z.ZodType<shape.UpkeepStatus> = z.object({
   idle: z.enum(['off', 'lz4', 'zstd']).nullable(),
   isPaused: z.boolean(),
-  phase: z.enum(['checkpoint', 'mark', 'sweep', 'settle']).nullable(),
+  phase: z.enum(RECLAIM_PHASES).nullable(),
   done: z.number().nonnegative(),
   total: z.number().nonnegative(),
 })

@@ -82,6 +82,8 @@ export interface RemoveReport {
 export interface ReclaimReport {
   /** Blocks reachable from any disk. */
   liveBytes: number
+  /** Scattered blocks that a settle wrote anew, in their order. */
+  orderedBytes: number
   deletedSegmentCount: number
   punchedBytes: number
   settledSegmentCount: number
@@ -97,7 +99,7 @@ export interface ReclaimReport {
 }
 
 export interface ReclaimProgress {
-  phase: 'checkpoint' | 'mark' | 'sweep' | 'settle'
+  phase: 'order' | 'checkpoint' | 'mark' | 'sweep' | 'settle'
   done: number
   total: number
 }

@@ -229,6 +229,7 @@ export class Catalogue {
       const volume = this.#mustVolume(volumeId)
       const root = this.#tables.copyRoot(volume.root)
       volume.epoch = this.newEpoch()
+      volume.shareCount += 1
       this.#addNew(
         {
           id,
@@ -267,6 +268,7 @@ export class Catalogue {
       )
     }
     source.epoch = this.newEpoch()
+    source.shareCount += 1
   }
 
   #applyRestore(volumeId: number, snapshotId: number): void {
@@ -277,6 +279,7 @@ export class Catalogue {
     this.#tables.releaseRoot(volume.root)
     volume.root = root
     volume.epoch = this.newEpoch()
+    volume.shareCount += 1
     volume.sizeBytes = snapshot.sizeBytes
     this.#noteModified(volume)
   }
@@ -304,6 +307,7 @@ export class Catalogue {
   #applyShare({ id, blockIndex, runs }: ShareOperation): void {
     const disk = this.#mustDisk(id)
     const { root, epoch } = disk
+    disk.shareCount += 1
     // First of all, so that whole subtrees go unseen and only the ends must be in memory.
     this.#tables.setKind(root, epoch, blockIndex, sharedCount(runs), KIND_UNMAPPED)
     let block = blockIndex

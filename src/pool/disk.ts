@@ -27,6 +27,8 @@ export class Disk {
   epoch: number
   /** Differs from what the last checkpoint wrote. */
   changed = true
+  /** Raised when another disk comes to share blocks of its map, or it comes to share another's. */
+  shareCount = 0
 
   constructor(state: Omit<DiskState, 'root'>, root: MapRoot, epoch: number) {
     this.id = state.id

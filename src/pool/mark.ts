@@ -110,8 +110,8 @@ export async function markAliases(
   }
 }
 
-/** Null: it has no aliases. */
-async function tryPlaces(
+/** Where the slots of a segment are, if it may have aliases; null: it has none. */
+export async function tryPlaces(
   store: SegmentStore,
   id: number,
 ): Promise<Uint32Array | null | 'unreadable'> {

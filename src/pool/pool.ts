@@ -164,12 +164,12 @@ export class Pool implements PoolOperations {
     this.#imports = opened.imports
     this.#options = options
     const { core, checkpointer, imports } = opened
-    this.#upkeep = new Upkeep(core, checkpointer, imports, options)
+    this.#writes = new WriteQueue(core, () => this.#afterAppend())
+    this.#upkeep = new Upkeep(core, checkpointer, imports, this.#writes, options)
     this.#scrub = new Scrub(core, checkpointer, opened.superblock, this.#upkeep, opened.damage)
     this.#scrubSchedule =
       options.scrubEveryDays === null ? null : this.#schedule(options.scrubEveryDays)
     this.#reads = new DiskReads(opened.core)
-    this.#writes = new WriteQueue(opened.core, () => this.#afterAppend())
     this.#usage = new SpaceUsage(core, checkpointer, imports)
     this.files = new PoolFiles(opened.core, this.#reads, this.#writes, this.#usage, () => {
       this.#upkeep.noteChange()

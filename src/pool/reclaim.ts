@@ -39,6 +39,8 @@ export interface ReclaimRun {
   codec: Codec
   /** Segments of which anything is live are left alone. */
   onlyDead: boolean
+  /** Done first: brings what lies scattered in order, and says how many bytes that was. */
+  order: (() => Promise<number>) | null
   pacer: Pacer
   progress: (progress: ReclaimProgress) => void
 }
@@ -49,9 +51,11 @@ export async function reclaim(
   imports: Iterable<{ readonly root: MapRoot }>,
   run: ReclaimRun,
 ): Promise<ReclaimReport> {
-  run.progress({ phase: 'checkpoint', done: 0, total: 1 })
   core.store.verifyFolderDurable()
   const physicalBeforeBytes = await core.store.physicalBytes()
+  // Before the state is fixed: what is moved is dead where it was, and can be no alias of that.
+  const orderedBytes = run.order === null ? 0 : await run.order()
+  run.progress({ phase: 'checkpoint', done: 0, total: 1 })
   await core.fingerprints.ready(run.pacer.pace)
   try {
     const fixed = await fixState(core, checkpointer, imports)
@@ -73,6 +77,7 @@ export async function reclaim(
     await core.space.refresh()
     return {
       liveBytes: marked.markedCount * BLOCK_SIZE_BYTES,
+      orderedBytes,
       ...sweep.report,
       physicalBeforeBytes,
       physicalAfterBytes: await core.store.physicalBytes(),

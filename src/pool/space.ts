@@ -1,5 +1,5 @@
 import { OperatingError } from '../base/errors.ts'
-import { GIB, MIB } from '../base/units.ts'
+import { GIB, MIB, SEGMENT_SIZE_BYTES } from '../base/units.ts'
 import type { Io } from '../io/io.ts'
 import type { RecycledFiles } from '../segment/recycled-files.ts'
 import { FillGauge } from './fill.ts'
@@ -13,6 +13,13 @@ const RESERVE_BYTES_MAX: number = 64 * MIB
 /** Of what is left, kept in files of segments that are gone. */
 const RECYCLED_FRACTION = 1 / 8
 const RECYCLED_BYTES_MAX: number = 4 * GIB
+/**
+ * What only makes reading faster leaves so much to guests, and to the settle that comes after it
+ * and has the old form and the new one of a segment side by side.
+ */
+const SPARE_FRACTION = 1 / 8
+const SPARE_BYTES_MIN: number = 2 * SEGMENT_SIZE_BYTES
+const SPARE_BYTES_MAX: number = 8 * GIB
 const REFRESH_AFTER_BYTES: number = 16 * MIB
 const REFRESH_WHEN_FULL_MS = 200
 
@@ -98,6 +105,13 @@ export class Space {
     if (this.#leftBytes - lengthBytes >= this.#reserveBytes / 2) return true
     this.#noteRefusal()
     return false
+  }
+
+  /** Whether `lengthBytes` that nobody has to write leave guests plenty. */
+  admitsSpare(lengthBytes: number): boolean {
+    const partBytes = Math.floor(this.#totalBytes * SPARE_FRACTION)
+    const keptBytes = Math.max(SPARE_BYTES_MIN, Math.min(SPARE_BYTES_MAX, partBytes))
+    return this.guestBytes - lengthBytes >= keptBytes
   }
 
   /** A guest is told that `lengthBytes` do not fit. */

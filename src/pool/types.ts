@@ -111,6 +111,8 @@ export interface SweepReport {
 }
 
 export interface ReclaimReport extends SweepReport {
+  /** Scattered blocks of volumes that were written anew, in order; only by a settle. */
+  orderedBytes: number
   /** Blocks reachable from any disk. */
   liveBytes: number
   physicalBeforeBytes: number
@@ -273,7 +275,8 @@ export interface DiffExtent {
 }
 
 export interface ReclaimProgress {
-  phase: 'checkpoint' | 'mark' | 'sweep' | 'settle'
+  /** `order` counts MiB of volumes, `mark` maps, the last two segments. */
+  phase: 'order' | 'checkpoint' | 'mark' | 'sweep' | 'settle'
   done: number
   total: number
 }
@@ -324,7 +327,10 @@ export interface PoolOperations {
     signal?: AbortSignal,
     progress?: (progress: ReclaimProgress) => void,
   ): Promise<ReclaimReport>
-  /** As `reclaim`, and rewrites every sealed segment that is not settled yet. */
+  /**
+   * As `reclaim`, and rewrites every sealed segment that is not settled yet. What lies scattered is
+   * written in order first, as far as there is room.
+   */
   settle(
     compression: Compression,
     signal?: AbortSignal,

@@ -6,19 +6,31 @@ import type { Checkpointer } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import { verifyHealthy } from './core.ts'
 import { IdleSettler } from './idle-settler.ts'
+import { orderVolumes } from './order.ts'
 import { Pacer } from './pacer.ts'
 import { reclaim } from './reclaim.ts'
 import { Turnover } from './turnover.ts'
 import type { Compression, ReclaimProgress, ReclaimReport, UpkeepStatus } from './types.ts'
+import type { WriteQueue } from './write-queue.ts'
 
 const CODECS: Record<Compression, Codec> = { off: Codec.raw, lz4: Codec.lz4, zstd: Codec.zstd }
 
 type Progress = (progress: ReclaimProgress) => void
 
+interface RunKind {
+  settleWith: Codec | null
+  compression: Compression
+  /** What lies scattered is written in order first. */
+  isOrdering?: boolean
+  /** Only segments of which nothing is live are given back. */
+  onlyDead?: boolean
+}
+
 export class Upkeep {
   readonly #core: PoolCore
   readonly #checkpointer: Checkpointer
   readonly #imports: ReadonlySet<BulkVolumeImport>
+  readonly #writes: WriteQueue
   readonly #idleCompression: Compression | null
   readonly #idle: IdleSettler | null
   readonly #turnover: Turnover
@@ -40,12 +52,14 @@ export class Upkeep {
     core: PoolCore,
     checkpointer: Checkpointer,
     imports: ReadonlySet<BulkVolumeImport>,
+    writes: WriteQueue,
     options: { idleCompression: Compression | null; turnoverBytesMin: number },
   ) {
     const { idleCompression, turnoverBytesMin } = options
     this.#core = core
     this.#checkpointer = checkpointer
     this.#imports = imports
+    this.#writes = writes
     this.#idleCompression = idleCompression
     this.#turnover = new Turnover(turnoverBytesMin, core.log.appendedBytes)
     this.#idle = idleCompression === null ? null : this.#beginIdle(idleCompression)
@@ -68,21 +82,27 @@ export class Upkeep {
 
   /** Gives back what no disk refers to. Rejects `busy`, `canceled`, or the world's errors. */
   reclaim(signal: AbortSignal | undefined, progress: Progress): Promise<ReclaimReport> {
-    return this.#runAskedFor(null, this.#codecOf(), signal, progress)
+    const compression = this.#codecOf()
+    return this.#runAskedFor({ settleWith: null, compression }, signal, progress)
   }
 
-  /** As `reclaim`, and settles every sealed segment that is not settled yet. */
+  /**
+   * As `reclaim`, and settles every sealed segment that is not settled yet. What lies scattered is
+   * brought in order first: that writes to the log and takes room for a while, so it is done for
+   * those who ask, and not behind guests' backs.
+   */
   settle(
     compression: Compression,
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
-    return this.#runAskedFor(CODECS[compression], compression, signal, progress)
+    const kind = { settleWith: CODECS[compression], compression, isOrdering: true }
+    return this.#runAskedFor(kind, signal, progress)
   }
 
   /** As `settle`, but gives way (`canceled`) to whatever is asked for. */
   settleIdle(compression: Compression): Promise<ReclaimReport> {
-    return this.#runOfOwn(CODECS[compression], compression, false)
+    return this.#runOfOwn({ settleWith: CODECS[compression], compression })
   }
 
   /** Something was appended: gives back segments that must be dead by now, beside the guests. */
@@ -90,7 +110,8 @@ export class Upkeep {
     if (!this.#turnover.isDue(this.#core.log.appendedBytes) || this.#isPaused) return
     if (!this.#mayRunOfOwn() || this.#closing.signal.aborted) return
     // What goes wrong is told by whoever asks next.
-    this.#runOfOwn(null, this.#codecOf(), true).catch(() => undefined)
+    const kind = { settleWith: null, compression: this.#codecOf(), onlyDead: true }
+    this.#runOfOwn(kind).catch(() => undefined)
   }
 
   get isPaused(): boolean {
@@ -134,15 +155,11 @@ export class Upkeep {
   }
 
   /** Nobody waits for this one. */
-  async #runOfOwn(
-    settleWith: Codec | null,
-    compression: Compression,
-    onlyDead: boolean,
-  ): Promise<ReclaimReport> {
+  async #runOfOwn(kind: RunKind): Promise<ReclaimReport> {
     const run = new AbortController()
     this.#ownRun = run
     try {
-      return await this.#run(settleWith, compression, onlyDead, run.signal, () => undefined)
+      return await this.#run(kind, run.signal, () => undefined)
     } finally {
       this.#ownRun = null
     }
@@ -150,8 +167,7 @@ export class Upkeep {
 
   /** Somebody waits for this one: a run of our own gives way, a healing is waited for. */
   async #runAskedFor(
-    settleWith: Codec | null,
-    compression: Compression,
+    kind: RunKind,
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
@@ -163,16 +179,14 @@ export class Upkeep {
     this.#isAskedFor = true
     this.#ownRun?.abort()
     try {
-      return await this.#run(settleWith, compression, false, signal, progress)
+      return await this.#run(kind, signal, progress)
     } finally {
       this.#isAskedFor = false
     }
   }
 
   async #run(
-    settleWith: Codec | null,
-    compression: Compression,
-    onlyDead: boolean,
+    kind: RunKind,
     signal: AbortSignal | undefined,
     progress: Progress,
   ): Promise<ReclaimReport> {
@@ -189,7 +203,20 @@ export class Upkeep {
       this.#progress = now
       progress(now)
     }
-    const run = { settleWith, codec: CODECS[compression], onlyDead, pacer, progress: told }
+    const order = (): Promise<number> =>
+      orderVolumes(this.#core, this.#writes, this.#checkpointer, this.#imports, {
+        pacer,
+        progress: told,
+      })
+    const { settleWith, compression, isOrdering = false, onlyDead = false } = kind
+    const run = {
+      settleWith,
+      codec: CODECS[compression],
+      onlyDead,
+      order: isOrdering ? order : null,
+      pacer,
+      progress: told,
+    }
     return this.exclusively(async () => {
       const { appendedBytes } = log
       let report: ReclaimReport | null = null

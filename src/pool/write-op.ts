@@ -47,6 +47,8 @@ export class WriteOp implements DurableWaiter {
   hasLooked = false
   /** The sequence after the record of its last part. */
   sequence = 0
+  /** Of a rewrite: the disk's count when it was found who shares the blocks. Else -1. */
+  shareCount = -1
   #recycle: (op: WriteOp) => void
 
   constructor(recycle: (op: WriteOp) => void) {
@@ -86,6 +88,7 @@ export class WriteOp implements DurableWaiter {
     this.holdsEdgeSlot = false
     this.hasLooked = false
     this.sequence = 0
+    this.shareCount = -1
   }
 
   /** Makes the disk at least so long; the size is {@link endBytes}. */
@@ -105,6 +108,11 @@ export class WriteOp implements DurableWaiter {
 
   get disk(): Disk {
     return must(this.#disk, 'the disk being written')
+  }
+
+  /** It writes what is there already, and changes nothing. */
+  get isRewrite(): boolean {
+    return this.shareCount >= 0
   }
 
   /** Whether the first block is changed in part; then it is also the head. */

@@ -35,6 +35,9 @@ export const EDGE_OP_COUNT_MAX = 64
 
 type Progress = 'done' | 'held'
 
+const NOTHING: readonly { disk: Disk; modifiedMs: number }[] = []
+const isRewrite = (op: WriteOp): boolean => op.isRewrite
+
 export class WriteQueue implements TurnHook {
   readonly #core: PoolCore
   readonly #found: Lookup = new Lookup()
@@ -96,6 +99,31 @@ export class WriteQueue implements TurnHook {
     this.#core.io.atTurnEnd(this)
   }
 
+  /**
+   * Queues whole blocks that hold the very bytes at `arenaOffset` already, under a lock around
+   * them: they get new addresses, and the disk counts as unchanged. Result: 0, -EIO or -ENOSPC;
+   * -ENOENT: the disk is gone, was restored, or shares more than when `shareCount` was its count.
+   */
+  rewrite(
+    disk: Disk,
+    shareCount: number,
+    blockIndex: number,
+    blockCount: number,
+    arenaOffset: number,
+    lock: RangeLock,
+    completion: TargetCompletion,
+  ): void {
+    const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
+    const cohort = this.#core.cohorts.enter()
+    const offsetBytes = blockIndex * BLOCK_SIZE_BYTES
+    const lengthBytes = blockCount * BLOCK_SIZE_BYTES
+    const { data } = EntryKind
+    op.start(disk, data, offsetBytes, lengthBytes, arenaOffset, false, completion, 0, cohort, lock)
+    op.shareCount = shareCount
+    this.#incoming.push(op)
+    this.#core.io.atTurnEnd(this)
+  }
+
   /** Queues a growth to at least `sizeBytes`. Result: 0, -EIO, -ENOSPC; -ENOENT: no such disk. */
   grow(disk: Disk, sizeBytes: number, completion: TargetCompletion, tag: number): void {
     const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
@@ -151,6 +179,10 @@ export class WriteQueue implements TurnHook {
 
   #advance(op: WriteOp): Progress {
     if (op.state === 'preparing') return 'held'
+    if (op.isRewrite && !this.#isAsFound(op)) {
+      this.#end(op, -Errno.ENOENT)
+      return 'done'
+    }
     if (this.#held.length > 0 && op.lock === null && this.#isTaken(op)) return 'held'
     if (op.state === 'new') {
       if (!op.cutAtEnd()) {
@@ -189,6 +221,14 @@ export class WriteQueue implements TurnHook {
   #resume(op: WriteOp): void {
     op.state = 'ready'
     this.#core.io.atTurnEnd(this)
+  }
+
+  /**
+   * A lock keeps writers from the blocks of a rewrite, but no catalogue operation from the disk.
+   * Asked in the same turn as its blocks go into the log: none can come in between.
+   */
+  #isAsFound({ disk, shareCount }: WriteOp): boolean {
+    return this.#core.catalogue.tryDisk(disk.id) === disk && disk.shareCount === shareCount
   }
 
   /** 0, or why the operation cannot be taken. */
@@ -309,7 +349,9 @@ export class WriteQueue implements TurnHook {
     const result = log.write()
     if (result === 0) {
       space.consume(log.appendedBytes - before)
+      const unmodified = this.#inRecord.some(isRewrite) ? this.#rewrittenOnly() : NOTHING
       this.#applyRecord()
+      for (const { disk, modifiedMs } of unmodified) disk.modifiedMs = modifiedMs
     }
     log.beginRecord()
     if (result === -Errno.ENOSPC) space.noteDiskRefused()
@@ -320,6 +362,15 @@ export class WriteQueue implements TurnHook {
     }
     this.#inRecord.length = 0
     return errno
+  }
+
+  /** Disks that the record does not change, with the time when something last did. */
+  #rewrittenOnly(): { disk: Disk; modifiedMs: number }[] {
+    const changed = new Set(this.#inRecord.filter((op) => !op.isRewrite).map(({ disk }) => disk))
+    const rewritten = new Set(this.#inRecord.filter(isRewrite).map(({ disk }) => disk))
+    return [...rewritten]
+      .filter((disk) => !changed.has(disk))
+      .map((disk) => ({ disk, modifiedMs: disk.modifiedMs }))
   }
 
   #applyRecord(): void {

@@ -1,7 +1,12 @@
 /** What goes on beside the steps of a run: a reclaim or settle, and imports. */
 import { VarveError } from '../../src/base/errors.ts'
 import type { Io } from '../../src/io/io.ts'
-import type { BulkImport, Compression, ReclaimReport } from '../../src/pool/types.ts'
+import type {
+  BulkImport,
+  Compression,
+  ReclaimProgress,
+  ReclaimReport,
+} from '../../src/pool/types.ts'
 import type { ImportBody } from './control-steps.ts'
 import type { SimPool } from './pool-under-test.ts'
 
@@ -11,13 +16,18 @@ export class Maintenance {
   readonly #controller = new AbortController()
   readonly #ended: Promise<void>
   isDone = false
+  phase: ReclaimProgress['phase'] | null = null
   report: ReclaimReport | null = null
   error: unknown = null
 
   constructor(pool: SimPool, compression: Compression | null) {
     this.title = compression === null ? 'reclaim' : `settle ${compression}`
     const { signal } = this.#controller
-    const work = compression === null ? pool.reclaim(signal) : pool.settle(compression, signal)
+    const told = ({ phase }: ReclaimProgress): void => {
+      this.phase = phase
+    }
+    const work =
+      compression === null ? pool.reclaim(signal, told) : pool.settle(compression, signal, told)
     this.#ended = work
       .then(
         (report) => {

@@ -243,11 +243,18 @@ function drawClone(draw: Draw): ControlOperation | null {
 function drawRestore(draw: Draw): ControlOperation | null {
   const pair = drawSnapshot(draw)
   if (pair === null) return null
-  const [volume, snapshot] = pair
+  return restoreOf(draw.state, pair[0].name, pair[1])
+}
+
+export function restoreOf(
+  state: ModelState,
+  volumeName: string,
+  snapshot: ModelSnapshot,
+): ControlOperation {
   const { sizeBytes, sectors } = snapshot
-  const name = `${volume.name}@${snapshot.name}`
-  const after = withVolume(draw.state, { ...volume, sizeBytes, sectors })
-  return accepted(`restore ${name}`, after, (pool) => pool.restore(name), [volume.name])
+  const name = `${volumeName}@${snapshot.name}`
+  const after = withVolume(state, { ...(state.get(volumeName) as ModelVolume), sizeBytes, sectors })
+  return accepted(`restore ${name}`, after, (pool) => pool.restore(name), [volumeName])
 }
 
 function drawRemove(draw: Draw): ControlOperation | null {

@@ -20,6 +20,8 @@ export class Coverage {
   /** Runs that ended when so much had been overwritten that one was due. */
   turnoverCount = 0
   settledCount = 0
+  /** Blocks that lay scattered, and were written anew in order. */
+  orderedBlockCount = 0
   resettledCount = 0
   deletedCount = 0
   skippedCount = 0
@@ -51,6 +53,7 @@ export class Coverage {
     this.deletedCount += report.deletedSegmentCount
     this.skippedCount += report.skippedSegmentCount
     this.settledCount += report.settledSegmentCount
+    this.orderedBlockCount += report.orderedBytes / 4096
     this.aliasBlockCount += report.duplicateBytes / 4096
     this.zeroBlockCount += report.zeroBytes / 4096
     this.droppedBlockCount += report.droppedBytes / 4096

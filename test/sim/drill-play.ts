@@ -8,7 +8,14 @@ import { createOf, freeName, removeOf, snapshotOf } from './control-steps.ts'
 import { fillable, playChanges, playData, playFill } from './data-play.ts'
 import type { Change } from './data-play.ts'
 import type { ChangeKind } from './data-step.ts'
-import { drillCopy, drillDeadAgain, drillDecay, drillVersions, sweep } from './drill-content.ts'
+import {
+  drillCopy,
+  drillDeadAgain,
+  drillDecay,
+  drillScattered,
+  drillVersions,
+  sweep,
+} from './drill-content.ts'
 import { leaveFailed } from './fault-play.ts'
 import { DOOR_KINDS } from './script.ts'
 import { Crashed } from './world.ts'
@@ -31,7 +38,14 @@ export function playDrill(world: World): Promise<void> {
   const { prng, traits } = world
   if (prng.chance(LONG_CHANCE))
     return prng.pick([drillRoll, drillRoll, drillRoll, drillNames])(world)
-  const drills: Drill[] = [drillPromise, drillCheckpoint, drillVersions, drillCopy, drillDeadAgain]
+  const drills: Drill[] = [
+    drillPromise,
+    drillCheckpoint,
+    drillVersions,
+    drillCopy,
+    drillDeadAgain,
+    drillScattered,
+  ]
   if (traits.hasErrors) drills.push(drillFailedSync)
   if (traits.hasDamage) drills.push(drillDecay)
   if (traits.doorWeights[DOOR_KINDS.indexOf('nbd')] > 0) drills.push(drillCrowd)

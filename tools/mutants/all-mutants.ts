@@ -3,6 +3,7 @@ import { DOOR_MUTANTS } from './door-mutants.ts'
 import { LOG_MUTANTS } from './log-mutants.ts'
 import { MAP_MUTANTS } from './map-mutants.ts'
 import type { Mutant } from './mutant.ts'
+import { ORDER_MUTANTS } from './order-mutants.ts'
 import { RECLAIM_MUTANTS } from './reclaim-mutants.ts'
 import { SETTLE_MUTANTS } from './settle-mutants.ts'
 
@@ -13,5 +14,6 @@ export const ALL_MUTANTS: readonly Mutant[] = [
   ...MAP_MUTANTS,
   ...SETTLE_MUTANTS,
   ...RECLAIM_MUTANTS,
+  ...ORDER_MUTANTS,
   ...DOOR_MUTANTS,
 ]

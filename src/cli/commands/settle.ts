@@ -27,7 +27,9 @@ export function registerSettle(program: Command, cli: Cli): void {
     .summary('store what is at rest once, compressed')
     .description(
       'Rewrites what is no longer appended to: equal blocks are stored once, zeros not at all, ' +
-        'the rest compressed; what no disk refers to is freed. Guests go on meanwhile.',
+        'the rest compressed; what no disk refers to is freed. Blocks of volumes that lie ' +
+        'scattered are written in order first, where no snapshot or clone shares them and there ' +
+        'is room. Guests go on meanwhile.',
     )
     .addOption(
       new Option('--compression <codec>', 'how blocks are compressed')
@@ -81,10 +83,11 @@ function sentenceOf(report: ReclaimReport): string {
     `${size(report.zeroBytes)} zero`,
     `${size(report.encodedFromBytes)} compressed to ${size(report.encodedToBytes)}`,
   ]
-  const { settledSegmentCount, skippedSegmentCount } = report
+  const { orderedBytes, settledSegmentCount, skippedSegmentCount } = report
+  const ordered = orderedBytes === 0 ? '' : `wrote ${size(orderedBytes)} in order; `
   const skipped = skippedSegmentCount === 0 ? '' : `, ${skippedSegmentCount} left as they were`
   return (
-    `settled ${settledSegmentCount} segments (${parts.join(', ')})${skipped}; ` +
+    `${ordered}settled ${settledSegmentCount} segments (${parts.join(', ')})${skipped}; ` +
     `the pool takes ${size(report.physicalAfterBytes)}, it took ${size(report.physicalBeforeBytes)}`
   )
 }

@@ -249,6 +249,7 @@ export class FakeService implements PoolService {
     call.progress?.({ phase: 'mark', done: 1, total: 2 })
     return {
       liveBytes: 4096,
+      orderedBytes: 0,
       deletedSegmentCount: 1,
       punchedBytes: 8192,
       settledSegmentCount: 0,
