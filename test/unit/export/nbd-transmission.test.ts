@@ -190,7 +190,8 @@ t.test('what is written is read back, simple and structured, at any size', async
           t.ok(typeof data !== 'number' && data.equals(payload), `${length} at ${offset}`)
           const chunkCount = replies.filter(({ type }) => type === 1).length
           if (flags === DF) t.equal(chunkCount, 1, 'not fragmented')
-          else if (isStructured) t.ok(chunkCount - Math.ceil(length / READ_BYTES_PER_TURN) < 2, 'a chunk a piece')
+          else if (isStructured)
+            t.ok(chunkCount - Math.ceil(length / READ_BYTES_PER_TURN) < 2, 'a chunk a piece')
         }
       }
     }
