@@ -28,6 +28,7 @@ import type { Io } from '../../../../src/io/io.ts'
 import { openIo } from '../../../../src/io/open-io.ts'
 import { tryLoadBinding } from '../../../../src/native/binding.ts'
 import { MemoryTarget } from '../../../support/memory-target.ts'
+import { copyIn, copyOut } from './ring-bench.ts'
 import { FrontEnd } from '../../../support/vhost-front-end.ts'
 import type { FrontEndOptions } from '../../../support/vhost-front-end.ts'
 
@@ -445,18 +446,37 @@ t.test('memory of any size is mapped at once, and let go of at once', { skip }, 
     const chain = new Chain()
     chain.clear()
     t.equal(chain.add(map, 4096 + place, 8, false), null)
-    chain.seek(0)
-    chain.copyIn(map, Buffer.from('01234567'), 0, 8)
-    const back = Buffer.alloc(8)
-    chain.seek(2)
-    chain.copyOut(map, back, 0, 6)
-    t.equal(back.toString('latin1', 0, 6), '234567')
+    copyIn(chain, map, 0, Buffer.from('01234567'))
+    const back = Buffer.alloc(6)
+    copyOut(chain, map, 2, back)
+    t.equal(back.toString('latin1'), '234567')
     const ring = must(map.tryRange(8192 + place, 8), 'a ring')
     t.equal(Buffer.from(ring.buffer, ring.byteOffset, 8).toString(), '01234567')
   }
   t.equal(map.regionOf(4096 + sizeBytes), -1)
   t.throws(() => mapping.read(sizeBytes - 4, Buffer.alloc(8), 0, 8), RangeError)
-  t.throws(() => mapping.write(0, Buffer.alloc(8), 4, 8), RangeError)
+  const mine = Buffer.alloc(16, 9)
+  mapping.writePieces(Float64Array.of(0, 0, 16), 1, mine)
+  const leaving: [string, number[]][] = [
+    ['its end', [sizeBytes - 4, 0, 8]],
+    ['its beginning', [-1, 0, 8]],
+    ['the end of ours', [0, 12, 8]],
+    ['the beginning of ours', [0, -8, 8]],
+    ['all numbers', [Number.NaN, 0, 8]],
+    ['all memory', [0, 0, Infinity]],
+    ['what is positive', [8, 8, -8]],
+  ]
+  for (const [what, piece] of leaving) {
+    // The first would be copied, and nothing is.
+    const pieces = Float64Array.of(0, 0, 8, ...piece)
+    const copy = Buffer.alloc(16, 1)
+    t.throws(() => mapping.readPieces(pieces, 2, copy), RangeError, `leaves ${what}`)
+    t.ok(copy.equals(Buffer.alloc(16, 1)), `leaves ${what}: nothing is read`)
+    t.throws(() => mapping.writePieces(pieces, 2, copy), RangeError, `leaves ${what}`)
+    mapping.read(0, copy, 0, 16)
+    t.ok(copy.equals(mine), `leaves ${what}: nothing is written`)
+    t.throws(() => mapping.readPieces(pieces, 3, copy), RangeError, 'more than there are')
+  }
   // Shown to JavaScript as a whole it took seconds, in which nobody was served.
   t.ok(performance.now() - startMs < 1000)
   const mapped = mappedCount()
