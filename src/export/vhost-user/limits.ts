@@ -25,8 +25,8 @@ export const COPY_COUNT_MAX = 1024
  * Requests of one ring that a turn begins, and bytes of them that suffice: so that a guest sees the
  * first answers while the rest is at work, and neither side sleeps while the other one works.
  */
-export const TURN_REQUEST_COUNT_MAX = 16
-export const TURN_BYTES_MIN: number = 128 * KIB
+export const TURN_REQUEST_COUNT_MAX = 32
+export const TURN_BYTES_MIN: number = 512 * KIB
 /** Requests of a connection at work at once; further ones wait in their rings. */
 export const REQUEST_COUNT_MAX = 256
 /** Operations of the disk that they are cut into. */

@@ -7,7 +7,15 @@ import { SplitInflight } from '../../../../src/export/vhost-user/inflight.ts'
 import { PackedInflight } from '../../../../src/export/vhost-user/packed-inflight.ts'
 import type { Virtqueue } from '../../../../src/export/vhost-user/virtqueue.ts'
 import type { DriverBuffer } from '../../../support/vhost-driver.ts'
-import { DATA_AT, GUEST_BASE, MEMORY_BYTES, SIZE, copyIn, copyOut, ringBench } from './ring-bench.ts'
+import {
+  DATA_AT,
+  GUEST_BASE,
+  MEMORY_BYTES,
+  SIZE,
+  copyIn,
+  copyOut,
+  ringBench,
+} from './ring-bench.ts'
 import type { RingBench } from './ring-bench.ts'
 
 const NEXT = 1

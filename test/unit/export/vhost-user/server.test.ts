@@ -21,6 +21,7 @@ import { must } from '../../../../src/base/assert.ts'
 import { Chain } from '../../../../src/export/vhost-user/chain.ts'
 import { BlockType } from '../../../../src/export/vhost-user/block-request.ts'
 import { F_VERSION_1 } from '../../../../src/export/vhost-user/features.ts'
+import { TURN_REQUEST_COUNT_MAX } from '../../../../src/export/vhost-user/limits.ts'
 import { MemoryMap } from '../../../../src/export/vhost-user/memory-map.ts'
 import { Request, encodeRequest, encodeUint64 } from '../../../../src/export/vhost-user/message.ts'
 import { VhostUserServer } from '../../../../src/export/vhost-user/server.ts'
@@ -241,6 +242,25 @@ t.test('more than fits the memory at once is carried out in turn', { skip }, asy
     }),
   )
   t.ok(sum.update(target.data).digest('hex'))
+})
+
+t.test('what one turn does not begin is begun without another kick', { skip }, async (t) => {
+  const { connect, target } = await rig(t)
+  const frontEnd = await connect({ queueSize: 128, isIndirect: true, slotBytes: 262144 })
+  const counts = [TURN_REQUEST_COUNT_MAX + 1, 2 * TURN_REQUEST_COUNT_MAX + 3]
+  for (const count of counts) {
+    // Offered in one stretch: only the first one kicks.
+    const small = Array.from({ length: count }, (_, index) =>
+      frontEnd.write(512 * index, Buffer.alloc(512, index + count)),
+    )
+    for (const answer of await Promise.all(small)) t.equal(answer.status, OK)
+    t.equal(target.data[512 * (count - 1)], 2 * count - 1)
+  }
+  const large = Array.from({ length: 16 }, (_, index) => frontEnd.read(262144 * index, 262144))
+  for (const [index, { status, data }] of (await Promise.all(large)).entries()) {
+    t.equal(status, OK)
+    t.ok(data.equals(target.data.subarray(262144 * index, 262144 * (index + 1))))
+  }
 })
 
 t.test('a new size is told to the guest', { skip }, async (t) => {
