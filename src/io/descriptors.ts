@@ -14,8 +14,8 @@ export interface SharedMapping {
   /** Copies `lengthBytes` from `offset` on to `target` at `targetOffset`. */
   read(offset: number, target: Uint8Array, targetOffset: number, lengthBytes: number): void
   /**
-   * The same for `count` pieces in one go, in their order. Three numbers each: where it begins here,
-   * where in `target`, and its bytes. Nothing is copied where one of them lies outside of either.
+   * The same for `count` pieces in one go, in their order. Three numbers each: where it begins
+   * here, where in `target`, and its bytes. Nothing is copied if one of them leaves either.
    */
   readPieces(pieces: Float64Array, count: number, target: Uint8Array): void
   /** The other way round. */
