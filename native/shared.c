@@ -216,40 +216,72 @@ static napi_value shared_unmap(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-/* Reads (mapping, offset, memory, memoryOffset, length). Throws when either is left. */
-static int parse_copy(napi_env env, napi_callback_info info, uint8_t **shared, uint8_t **own,
-                      size_t *length) {
-  napi_value args[5];
-  size_t own_length;
-  if (!varve_args(env, info, 5, args)) return 0;
-  struct mapping *m = mapping_of(env, args[0]);
-  if (m == NULL) return 0;
-  uint8_t *memory = varve_bytes(env, args[2], &own_length);
-  double offset = varve_double(env, args[1]), own_offset = varve_double(env, args[3]);
-  double count = varve_double(env, args[4]);
-  if (!(memory != NULL && offset >= 0 && own_offset >= 0 && count >= 0 &&
-        offset + count <= (double)m->size && own_offset + count <= (double)own_length)) {
-    napi_throw_range_error(env, NULL, "copied bytes lie outside their memory");
-    return 0;
-  }
-  *shared = m->start + (size_t)offset;
-  *own = memory + (size_t)own_offset;
-  *length = (size_t)count;
-  return 1;
+static int is_within(double offset, double length, size_t size) {
+  return offset >= 0 && length >= 0 && offset + length <= (double)size;
 }
 
+static napi_value refuse_copy(napi_env env) {
+  napi_throw_range_error(env, NULL, "copied bytes lie outside their memory");
+  return NULL;
+}
+
+/* sharedRead(mapping, offset, target, targetOffset, length) */
 static napi_value shared_read(napi_env env, napi_callback_info info) {
-  uint8_t *shared, *own;
-  size_t length;
-  if (parse_copy(env, info, &shared, &own, &length)) memcpy(own, shared, length);
+  napi_value args[5];
+  size_t own_size;
+  if (!varve_args(env, info, 5, args)) return NULL;
+  struct mapping *m = mapping_of(env, args[0]);
+  if (m == NULL) return NULL;
+  uint8_t *own = varve_bytes(env, args[2], &own_size);
+  double offset = varve_double(env, args[1]), own_offset = varve_double(env, args[3]);
+  double length = varve_double(env, args[4]);
+  if (own == NULL || !is_within(offset, length, m->size) ||
+      !is_within(own_offset, length, own_size)) {
+    return refuse_copy(env);
+  }
+  memcpy(own + (size_t)own_offset, m->start + (size_t)offset, (size_t)length);
   return NULL;
 }
 
-static napi_value shared_write(napi_env env, napi_callback_info info) {
-  uint8_t *shared, *own;
-  size_t length;
-  if (parse_copy(env, info, &shared, &own, &length)) memcpy(shared, own, length);
+/* Three numbers of JavaScript's for each. */
+struct piece {
+  double offset, own_offset, length;
+};
+
+/* (mapping, pieces, count, memory): all of them are judged before one is copied. */
+static napi_value copy_pieces(napi_env env, napi_callback_info info, int is_write) {
+  napi_value args[4];
+  size_t pieces_size, own_size;
+  if (!varve_args(env, info, 4, args)) return NULL;
+  struct mapping *m = mapping_of(env, args[0]);
+  if (m == NULL) return NULL;
+  const struct piece *pieces = (const struct piece *)varve_bytes(env, args[1], &pieces_size);
+  uint8_t *own = varve_bytes(env, args[3], &own_size);
+  uint32_t count = (uint32_t)varve_int(env, args[2]);
+  if (pieces == NULL || own == NULL || count > pieces_size / sizeof *pieces) {
+    return refuse_copy(env);
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    if (!is_within(pieces[i].offset, pieces[i].length, m->size) ||
+        !is_within(pieces[i].own_offset, pieces[i].length, own_size)) {
+      return refuse_copy(env);
+    }
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    uint8_t *theirs = m->start + (size_t)pieces[i].offset;
+    uint8_t *ours = own + (size_t)pieces[i].own_offset;
+    if (is_write) memcpy(theirs, ours, (size_t)pieces[i].length);
+    else memcpy(ours, theirs, (size_t)pieces[i].length);
+  }
   return NULL;
+}
+
+static napi_value shared_read_pieces(napi_env env, napi_callback_info info) {
+  return copy_pieces(env, info, 0);
+}
+
+static napi_value shared_write_pieces(napi_env env, napi_callback_info info) {
+  return copy_pieces(env, info, 1);
 }
 
 static napi_value shared_is_broken(napi_env env, napi_callback_info info) {
@@ -279,7 +311,8 @@ static napi_value shared_create(napi_env env, napi_callback_info info) {
 const struct varve_export varve_shared_exports[] = {
   {"sharedMap", shared_map},         {"sharedWindow", shared_window},
   {"sharedDetach", shared_detach},   {"sharedUnmap", shared_unmap},
-  {"sharedRead", shared_read},       {"sharedWrite", shared_write},
+  {"sharedRead", shared_read},       {"sharedReadPieces", shared_read_pieces},
+  {"sharedWritePieces", shared_write_pieces},
   {"sharedIsBroken", shared_is_broken}, {"sharedCreate", shared_create},
   {NULL, NULL},
 };

@@ -13,8 +13,13 @@ export interface SharedMapping {
   readonly isBroken: boolean
   /** Copies `lengthBytes` from `offset` on to `target` at `targetOffset`. */
   read(offset: number, target: Uint8Array, targetOffset: number, lengthBytes: number): void
-  /** Copies `lengthBytes` of `source` from `sourceOffset` on to `offset`. */
-  write(offset: number, source: Uint8Array, sourceOffset: number, lengthBytes: number): void
+  /**
+   * The same for `count` pieces in one go, in their order. Three numbers each: where it begins
+   * here, where in `target`, and its bytes. Nothing is copied if one of them leaves either.
+   */
+  readPieces(pieces: Float64Array, count: number, target: Uint8Array): void
+  /** The other way round. */
+  writePieces(pieces: Float64Array, count: number, source: Uint8Array): void
   /** Some kilobytes of it as they are, to share words in. Empty after `close`. */
   view(offset: number, lengthBytes: number): DataView
   /** Nothing of it is used from here on. */

@@ -98,8 +98,12 @@ class RingMapping implements SharedMapping {
     this.#binding.sharedRead(this.#handle, offset, target, targetOffset, lengthBytes)
   }
 
-  write(offset: number, source: Uint8Array, sourceOffset: number, lengthBytes: number): void {
-    this.#binding.sharedWrite(this.#handle, offset, source, sourceOffset, lengthBytes)
+  readPieces(pieces: Float64Array, count: number, target: Uint8Array): void {
+    this.#binding.sharedReadPieces(this.#handle, pieces, count, target)
+  }
+
+  writePieces(pieces: Float64Array, count: number, source: Uint8Array): void {
+    this.#binding.sharedWritePieces(this.#handle, pieces, count, source)
   }
 
   view(offset: number, lengthBytes: number): DataView {

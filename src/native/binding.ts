@@ -199,12 +199,21 @@ export interface Binding {
     targetOffset: number,
     lengthBytes: number,
   ): void
-  sharedWrite(
+  /**
+   * Copies `count` pieces out of a mapping: three numbers each, its offset in the mapping, that in
+   * `target`, and its bytes. Throws RangeError, and copies nothing, when one leaves either.
+   */
+  sharedReadPieces(
     mapping: MappingHandle,
-    offsetBytes: number,
+    pieces: Float64Array,
+    count: number,
+    target: Uint8Array,
+  ): void
+  sharedWritePieces(
+    mapping: MappingHandle,
+    pieces: Float64Array,
+    count: number,
     source: Uint8Array,
-    sourceOffset: number,
-    lengthBytes: number,
   ): void
   /** The file was shortened: zeros of our own have taken its place. */
   sharedIsBroken(mapping: MappingHandle): boolean

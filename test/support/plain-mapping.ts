@@ -18,8 +18,17 @@ export class PlainMapping implements SharedMapping {
     target.set(this.#part(offset, lengthBytes), targetOffset)
   }
 
-  write(offset: number, source: Uint8Array, sourceOffset: number, lengthBytes: number): void {
-    this.#part(offset, lengthBytes).set(source.subarray(sourceOffset, sourceOffset + lengthBytes))
+  readPieces(pieces: Float64Array, count: number, target: Uint8Array): void {
+    for (let at = 0; at < 3 * count; at += 3) {
+      target.set(this.#part(pieces[at], pieces[at + 2]), pieces[at + 1])
+    }
+  }
+
+  writePieces(pieces: Float64Array, count: number, source: Uint8Array): void {
+    for (let at = 0; at < 3 * count; at += 3) {
+      const [offset, sourceOffset, lengthBytes] = pieces.subarray(at, at + 3)
+      this.#part(offset, lengthBytes).set(source.subarray(sourceOffset, sourceOffset + lengthBytes))
+    }
   }
 
   view(offset: number, lengthBytes: number): DataView {

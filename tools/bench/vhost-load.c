@@ -2,9 +2,11 @@
  * Load on a vhost-user-blk device, as a guest's driver and its monitor together would put on it,
  * without a guest:
  *
- *     vhost-load SOCKET read|write SIZE BLOCK DEPTH SECONDS SEED random|ordered
+ *     vhost-load SOCKET read|write SIZE BLOCK DEPTH SECONDS SEED random|ordered [PIECE]
  *
  * One split ring with event index; requests of BLOCK bytes within the first SIZE, DEPTH at a time.
+ * With PIECE their data lies in pieces of so many bytes, scattered over the memory, in a table of
+ * its own, as the pages of a guest do.
  * When nothing is done it sleeps until the device signals, as a guest waits for its interrupt. The
  * first second is not counted. Prints one line of JSON; any failed request ends it with 1.
  */
@@ -37,16 +39,19 @@ enum {
 };
 #define MESSAGE_VERSION 1u
 #define FEATURE_FLUSH (1ull << 9)
+#define FEATURE_INDIRECT (1ull << 28)
 #define FEATURE_EVENT_INDEX (1ull << 29)
 #define FEATURE_PROTOCOL (1ull << 30)
 #define FEATURE_VERSION_1 (1ull << 32)
 
 #define DESCRIPTOR_NEXT 1
 #define DESCRIPTOR_WRITE 2
+#define DESCRIPTOR_INDIRECT 4
 #define REQUEST_IN 0
 #define REQUEST_OUT 1
 
 #define RING_SIZE 256
+#define PIECES_MAX 256
 #define PAGE 4096
 #define GUEST_BASE 0x100000000ull
 #define USER_BASE 0x7f0000000000ull
@@ -88,6 +93,7 @@ struct shared {
   _Alignas(PAGE) struct available available;
   _Alignas(PAGE) struct used used;
   _Alignas(PAGE) struct request requests[DEPTH_MAX];
+  _Alignas(PAGE) struct descriptor tables[DEPTH_MAX][PIECES_MAX + 2];
   _Alignas(PAGE) uint8_t data[];
 };
 
@@ -99,6 +105,7 @@ static struct {
   size_t memory_bytes;
   struct shared *shared;
   uint16_t taken;
+  uint32_t piece_bytes; /* 0: data in one piece */
 } device;
 
 static void send_message(uint32_t request, const void *payload, uint32_t length, int descriptor)
@@ -155,8 +162,8 @@ static void tell_ring(uint32_t request, uint32_t value)
 
 static void negotiate(void)
 {
-  const uint64_t wanted =
-      FEATURE_FLUSH | FEATURE_EVENT_INDEX | FEATURE_PROTOCOL | FEATURE_VERSION_1;
+  const uint64_t wanted = FEATURE_FLUSH | FEATURE_EVENT_INDEX | FEATURE_PROTOCOL |
+                          FEATURE_VERSION_1 | (device.piece_bytes > 0 ? FEATURE_INDIRECT : 0);
   const uint64_t offered = ask(GET_FEATURES);
   if ((offered & wanted) != wanted) die("the device offers only %#" PRIx64, offered);
   ask(GET_PROTOCOL_FEATURES);
@@ -209,9 +216,42 @@ static uint64_t address_of(const void *place)
   return GUEST_BASE + (uint64_t)((const uint8_t *)place - (const uint8_t *)device.shared);
 }
 
+/*
+ * Piece `index` of all slots' data: no two of a request's lie side by side, and no two requests'
+ * are in the same order.
+ */
+static uint64_t address_of_piece(uint32_t slot, uint32_t index, uint32_t count)
+{
+  const uint64_t place = (uint64_t)(index * 7 + slot * 3) % count * load.depth + slot;
+  return address_of(device.shared->data + place * device.piece_bytes);
+}
+
+/* One descriptor, of a table: header, pieces of data, status. */
+static void prepare_table(uint32_t slot)
+{
+  struct shared *shared = device.shared;
+  struct request *request = &shared->requests[slot];
+  struct descriptor *table = shared->tables[slot];
+  const uint32_t count = load.block_bytes / device.piece_bytes;
+  const uint16_t direction = load.is_write ? 0 : DESCRIPTOR_WRITE;
+  request->type = load.is_write ? REQUEST_OUT : REQUEST_IN;
+  table[0] = (struct descriptor){address_of(request), 16, DESCRIPTOR_NEXT, 1};
+  for (uint32_t index = 0; index < count; index += 1)
+    table[1 + index] = (struct descriptor){address_of_piece(slot, index, count),
+                                           device.piece_bytes, direction | DESCRIPTOR_NEXT,
+                                           (uint16_t)(index + 2)};
+  table[count + 1] = (struct descriptor){address_of(&request->status), 1, DESCRIPTOR_WRITE, 0};
+  shared->descriptors[3 * slot] = (struct descriptor){
+      address_of(table), (count + 2) * sizeof *table, DESCRIPTOR_INDIRECT, 0};
+}
+
 /* Three descriptors each, at places of their own: header, data, status. */
 static void prepare(uint32_t slot)
 {
+  if (device.piece_bytes > 0) {
+    prepare_table(slot);
+    return;
+  }
   struct shared *shared = device.shared;
   struct request *request = &shared->requests[slot];
   struct descriptor *first = &shared->descriptors[3 * slot];
@@ -297,9 +337,22 @@ static void run(void)
   }
 }
 
+/* The one word that only this program takes. */
+static void parse_piece(const char *word)
+{
+  device.piece_bytes = (uint32_t)strtoul(word, NULL, 10);
+  const uint32_t count = device.piece_bytes > 0 ? load.block_bytes / device.piece_bytes : 0;
+  /* So many that 7 shares no divisor with them: see `address_of_piece`. */
+  if (count == 0 || count > PIECES_MAX || count % 7 == 0 ||
+      load.block_bytes % device.piece_bytes != 0)
+    die("no such pieces");
+}
+
 int main(int count, char **words)
 {
-  parse_words(count, words);
+  parse_words(count > 9 ? 9 : count, words);
+  if (count == 10) parse_piece(words[9]);
+  else if (count > 10) die("see the head of its source for what it takes");
   set_up(load.path);
   negotiate();
   run();

@@ -2,6 +2,7 @@
  * The buffers of one request: what the device reads, then what it writes, as pieces of memory
  * regions. Reused; a chain of ordinary length allocates nothing.
  */
+import type { GuestCopies } from './guest-copies.ts'
 import { PIECE_COUNT_MAX } from './limits.ts'
 import type { MemoryMap, PieceTaker } from './memory-map.ts'
 
@@ -19,7 +20,7 @@ export class Chain implements PieceTaker {
   #lengths = new Float64Array(PIECES_START)
   #count = 0
   #isWritable = false
-  /** Where `copyOut` and `copyIn` go on: a piece, and bytes of it that are done with. */
+  /** Where `copy` goes on: a piece, and bytes of it that are done with. */
   #piece = 0
   #doneBytes = 0
 
@@ -72,39 +73,27 @@ export class Chain implements PieceTaker {
   }
 
   /**
-   * Copies `lengthBytes`, which are there, out of the guest's memory. Whatever is judged, hashed
-   * or written afterwards is the copy: the guest may change its own at any moment.
+   * Has `lengthBytes`, which the chain has from there on, copied between the guest's memory and
+   * ours from `memoryOffset` on, in the direction of `copies`. Whatever is judged, hashed or
+   * written afterwards is the copy: the guest may change its own at any moment.
    */
-  copyOut(map: MemoryMap, target: Uint8Array, targetOffset: number, lengthBytes: number): void {
-    let left = lengthBytes
-    while (left > 0) {
-      const start = this.#offsets[this.#piece] + this.#doneBytes
-      const taken = Math.min(left, this.#lengths[this.#piece] - this.#doneBytes)
-      const at = targetOffset + lengthBytes - left
-      map.at(this.#regions[this.#piece]).read(start, target, at, taken)
-      left -= taken
-      this.#advance(taken)
+  copy(map: MemoryMap, copies: GuestCopies, memoryOffset: number, lengthBytes: number): void {
+    let doneBytes = 0
+    while (doneBytes < lengthBytes) {
+      const offset = this.#offsets[this.#piece] + this.#doneBytes
+      const room = this.#lengths[this.#piece] - this.#doneBytes
+      const count = Math.min(lengthBytes - doneBytes, room)
+      copies.add(map.at(this.#regions[this.#piece]), offset, memoryOffset + doneBytes, count)
+      doneBytes += count
+      this.#advance(count)
     }
   }
 
-  /** Copies `lengthBytes`, for which there is room, into the guest's memory. */
-  copyIn(map: MemoryMap, source: Uint8Array, sourceOffset: number, lengthBytes: number): void {
-    let left = lengthBytes
-    while (left > 0) {
-      const start = this.#offsets[this.#piece] + this.#doneBytes
-      const given = Math.min(left, this.#lengths[this.#piece] - this.#doneBytes)
-      const from = sourceOffset + lengthBytes - left
-      map.at(this.#regions[this.#piece]).write(start, source, from, given)
-      left -= given
-      this.#advance(given)
-    }
-  }
-
-  /** Writes the last byte that the device may write: the first of `source`. */
-  setLastByte(map: MemoryMap, source: Uint8Array): void {
+  /** The same for the last byte that the device may write. */
+  copyLastByte(map: MemoryMap, copies: GuestCopies, memoryOffset: number): void {
     const last = this.#count - 1
-    const at = this.#offsets[last] + this.#lengths[last] - 1
-    map.at(this.#regions[last]).write(at, source, 0, 1)
+    const offset = this.#offsets[last] + this.#lengths[last] - 1
+    copies.add(map.at(this.#regions[last]), offset, memoryOffset, 1)
   }
 
   #advance(byteCount: number): void {

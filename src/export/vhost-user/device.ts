@@ -1,7 +1,8 @@
 /**
  * The device: takes requests from the rings, has the disk carry them out, and puts the answers
- * back. At the end of every turn in which something happened it takes what the guest offers, shows
- * it what is done, and wakes it once a ring.
+ * back. At the end of every turn in which something happened it shows the guest what is done, wakes
+ * it once a ring, and begins some of what it offers: not all at once, so that the guest is at work
+ * on the first answers while we are at work on the rest.
  *
  * Payload goes through the arena: for a write it is copied out of guest memory first, so that what
  * is hashed is what is stored, whatever the guest does to its buffer meanwhile; for a read it is
@@ -9,7 +10,7 @@
  * data look damaged.
  */
 import { assert, must } from '../../base/assert.ts'
-import { KIB } from '../../base/units.ts'
+import type { Arena } from '../../io/arena.ts'
 import { ARENA_PIECE_BYTES_MAX } from '../../io/arena.ts'
 import type { DescriptorIo } from '../../io/descriptors.ts'
 import type { Io, TurnHook } from '../../io/io.ts'
@@ -31,9 +32,22 @@ import type { DeviceMemory } from './device-memory.ts'
 import { DeviceQueue } from './device-queue.ts'
 import { DiskOperations } from './disk-operation.ts'
 import type { DiskOperation } from './disk-operation.ts'
-import { OPERATION_COUNT_MAX, REQUEST_COUNT_MAX } from './limits.ts'
+import { GuestCopies } from './guest-copies.ts'
+import {
+  OPERATION_COUNT_MAX,
+  REQUEST_COUNT_MAX,
+  SMALL_PAGE_BYTES,
+  TURN_BYTES_MIN,
+  TURN_REQUEST_COUNT_MAX,
+} from './limits.ts'
 import { MemoryMap } from './memory-map.ts'
 import type { Virtqueue } from './virtqueue.ts'
+
+/** In the small page: headers of the requests that a turn begins, then each status there is. */
+const STATUSES_AT: number = HEADER_BYTES * TURN_REQUEST_COUNT_MAX
+const RANGE_AT: number = STATUSES_AT + 16
+const ID_AT: number = RANGE_AT + RANGE_BYTES
+assert(ID_AT + ID_BYTES <= SMALL_PAGE_BYTES, 'small things fit their page')
 
 export interface DeviceOwner {
   /** A ring is broken: the connection is of no use any more. */
@@ -52,8 +66,16 @@ export class BlockDevice implements TurnHook, TargetCompletion {
   readonly #operations: DiskOperations = new DiskOperations(OPERATION_COUNT_MAX)
   /** Requests that wait for memory or an operation, oldest first. */
   #blocked: BlockRequest[] = []
-  readonly #scratch: Buffer = Buffer.alloc(4 * KIB)
-  readonly #scratchView: DataView
+  /** Over, and not answered yet. */
+  readonly #completed: DiskOperation[] = []
+  /** Writes whose data is being copied, that the disk has not been told of. */
+  readonly #writes: DiskOperation[] = []
+  /** Requests that this turn begins, and where the header of each comes. */
+  readonly #taken: BlockRequest[] = []
+  readonly #headers: DataView[] = []
+  readonly #fromGuest: GuestCopies
+  readonly #toGuest: GuestCopies
+  readonly #rangeView: DataView
   readonly #range: BlockRange = { offsetBytes: 0, lengthBytes: 0, mayUnmap: false }
   #map: MemoryMap = new MemoryMap([])
   #isPaused = false
@@ -73,8 +95,16 @@ export class BlockDevice implements TurnHook, TargetCompletion {
     this.#memory = memory
     this.#target = target
     this.#owner = owner
-    const { buffer, byteOffset, byteLength } = this.#scratch
-    this.#scratchView = new DataView(buffer, byteOffset, byteLength)
+    this.#fromGuest = new GuestCopies('from guest', io.arena.memory)
+    this.#toGuest = new GuestCopies('to guest', io.arena.memory)
+    const { smallPage } = memory
+    for (let index = 0; index < TURN_REQUEST_COUNT_MAX; index += 1) {
+      this.#headers.push(viewOf(io.arena, smallPage + HEADER_BYTES * index, HEADER_BYTES))
+    }
+    this.#rangeView = viewOf(io.arena, smallPage + RANGE_AT, RANGE_BYTES)
+    for (const status of Object.values(BlockStatus)) {
+      io.arena.memory[smallPage + STATUSES_AT + status] = status
+    }
     for (let index = 0; index < queueCount; index += 1) {
       this.#queues.push(new DeviceQueue(io, descriptors, this))
     }
@@ -130,66 +160,101 @@ export class BlockDevice implements TurnHook, TargetCompletion {
   }
 
   turnEnd(): void {
+    this.#answer()
     if (this.#isAbandoned) {
       this.#owner.deviceQuiet()
       return
     }
-    this.#retryBlocked()
-    if (!this.#isPaused) {
-      for (let index = 0; index < this.#queues.length; index += 1) this.#fetch(index)
-    }
+    // Before anything is begun: what is submitted first is done first.
     this.#publish()
-    if (this.#isPaused && this.isQuiet) this.#owner.deviceQuiet()
+    this.#retryBlocked()
+    const failure = this.#isPaused ? null : this.#beginSome()
+    this.#startWrites()
+    this.#toGuest.run()
+    this.#publish()
+    if (failure !== null) this.#owner.deviceFailed(failure)
+    else if (this.#isPaused && this.isQuiet) this.#owner.deviceQuiet()
   }
 
   targetComplete(tag: number, result: number): void {
     const operation = this.#operations.at(tag)
-    const request = must(operation.request, 'the request of an operation')
-    request.pendingCount -= 1
-    if (result < 0) request.fail(BlockStatus.IOERR)
-    else if (request.type === BlockType.IN && !this.#isAbandoned) this.#copyIn(operation, request)
-    this.#release(operation)
-    if (this.#isAbandoned) request.fail(BlockStatus.IOERR)
-    if (request.isComplete) this.#finish(request)
+    operation.result = result
+    this.#completed.push(operation)
     this.#io.atTurnEnd(this)
   }
 
-  #fetch(index: number): void {
-    const queue = this.#queues[index]
-    const ring = queue.ring
-    if (ring === null || !queue.isEnabled) return
-    for (;;) {
-      // Who waits for memory is served first: nobody passes.
-      const request = this.#blocked.length > 0 ? null : this.#requests.peek()
-      if (request === null) return
-      const found = ring.next(request.chain)
-      if (found === 'request') {
-        if (!this.#begin(index, request)) return
-      } else if (found === 'broken') {
-        queue.signalError()
-        this.#owner.deviceFailed(`ring ${index}: ${ring.failure ?? 'broken'}`)
-        return
-      } else if (!queue.sleep()) {
-        return
-      }
+  /** Puts what the disk has done into the guest's memory and the rings. */
+  #answer(): void {
+    const completed = this.#completed
+    for (const operation of completed) {
+      const request = must(operation.request, 'the request of an operation')
+      request.pendingCount -= 1
+      if (operation.result < 0 || this.#isAbandoned) request.fail(BlockStatus.IOERR)
+      else if (request.type === BlockType.IN) this.#fill(operation, request)
+      if (request.isComplete) this.#finish(request)
     }
+    this.#toGuest.run()
+    for (const operation of completed) this.#release(operation)
+    completed.length = 0
   }
 
-  /** False: that was no request, and the connection is over. */
-  #begin(index: number, request: BlockRequest): boolean {
-    const { chain } = request
-    if (!isRequest(chain)) {
-      this.#owner.deviceFailed(`ring ${index}: a request without header or status`)
-      return false
+  #fill({ piece, dataOffset, lengthBytes }: DiskOperation, { chain }: BlockRequest): void {
+    chain.seek(chain.readableBytes + dataOffset)
+    chain.copy(this.#map, this.#toGuest, piece.arenaOffset, lengthBytes)
+  }
+
+  /** Null, or which ring is broken, and how. */
+  #beginSome(): string | null {
+    for (const [index, queue] of this.#queues.entries()) {
+      const failure = this.#take(index, queue)
+      this.#fromGuest.run()
+      for (const [place, request] of this.#taken.entries()) {
+        this.#begin(request, this.#headers[place])
+      }
+      this.#taken.length = 0
+      if (failure !== null) return `ring ${index}: ${failure}`
     }
-    this.#requests.take()
-    request.queue = index
-    this.queueAt(index).noteTaken()
-    chain.seek(0)
-    chain.copyOut(this.#map, this.#scratch, 0, HEADER_BYTES)
-    if (beginRequest(request, this.#scratchView, this.#target) === 'done') this.#finish(request)
-    else if (!this.#issue(request)) this.#blocked.push(request)
-    return true
+    return null
+  }
+
+  /** Takes as many requests as a turn begins, and has their headers copied. */
+  #take(index: number, queue: DeviceQueue): string | null {
+    const { ring } = queue
+    if (ring === null || !queue.isEnabled) return null
+    let takenBytes = 0
+    while (this.#taken.length < TURN_REQUEST_COUNT_MAX && takenBytes < TURN_BYTES_MIN) {
+      // Who waits for memory is served first: nobody passes.
+      const request = this.#blocked.length > 0 ? null : this.#requests.peek()
+      if (request === null) return null
+      const { chain } = request
+      const found = ring.next(chain)
+      if (found === 'broken') {
+        queue.signalError()
+        return ring.failure ?? 'broken'
+      }
+      if (found === 'nothing') {
+        if (this.#taken.length > 0) break
+        if (!queue.sleep()) return null
+        continue
+      }
+      if (!isRequest(chain)) return 'a request without header or status'
+      this.#requests.take()
+      queue.noteTaken()
+      request.queue = index
+      chain.seek(0)
+      const headerAt = this.#memory.smallPage + HEADER_BYTES * this.#taken.length
+      chain.copy(this.#map, this.#fromGuest, headerAt, HEADER_BYTES)
+      this.#taken.push(request)
+      takenBytes += chain.readableBytes + chain.writableBytes
+    }
+    // There may be more, or will be by then: the guest need not wake us to have us look.
+    this.#io.atTurnEnd(this)
+    return null
+  }
+
+  #begin(request: BlockRequest, header: DataView): void {
+    if (beginRequest(request, header, this.#target) === 'done') this.#finish(request)
+    else if (this.#blocked.length > 0 || !this.#issue(request)) this.#blocked.push(request)
   }
 
   #retryBlocked(): void {
@@ -221,7 +286,6 @@ export class BlockDevice implements TurnHook, TargetCompletion {
 
   #transfer(request: BlockRequest): boolean {
     const isRead = request.type === BlockType.IN
-    const flags = this.isWriteThrough ? WRITE_FUA : 0
     while (request.issued < request.dataBytes) {
       const operation = this.#operations.tryTake(request)
       if (operation === null) return false
@@ -241,16 +305,22 @@ export class BlockDevice implements TurnHook, TargetCompletion {
         this.#target.read(offsetBytes, lengthBytes, arenaOffset, this, operation.tag)
       } else {
         request.chain.seek(HEADER_BYTES + operation.dataOffset)
-        request.chain.copyOut(this.#map, this.#io.arena.memory, arenaOffset, lengthBytes)
-        this.#target.write(offsetBytes, lengthBytes, arenaOffset, flags, this, operation.tag)
+        request.chain.copy(this.#map, this.#fromGuest, arenaOffset, lengthBytes)
+        this.#writes.push(operation)
       }
     }
     return true
   }
 
-  #copyIn({ piece, dataOffset, lengthBytes }: DiskOperation, { chain }: BlockRequest): void {
-    chain.seek(chain.readableBytes + dataOffset)
-    chain.copyIn(this.#map, this.#io.arena.memory, piece.arenaOffset, lengthBytes)
+  /** Copies what is to be written and hands it to the disk. */
+  #startWrites(): void {
+    this.#fromGuest.run()
+    const flags = this.isWriteThrough ? WRITE_FUA : 0
+    for (const { request, piece, dataOffset, lengthBytes, tag } of this.#writes) {
+      const offsetBytes = must(request, 'the request of a write').offsetBytes + dataOffset
+      this.#target.write(offsetBytes, lengthBytes, piece.arenaOffset, flags, this, tag)
+    }
+    this.#writes.length = 0
   }
 
   #flush(request: BlockRequest): boolean {
@@ -264,10 +334,12 @@ export class BlockDevice implements TurnHook, TargetCompletion {
 
   /** The name of the disk, cut to what a driver can show. */
   #giveId(request: BlockRequest): void {
-    this.#scratch.fill(0, 0, ID_BYTES)
-    this.#scratch.write(this.#target.name, 0, ID_BYTES)
+    const at = this.#memory.smallPage + ID_AT
+    const { memory } = this.#io.arena
+    memory.fill(0, at, at + ID_BYTES)
+    memory.write(this.#target.name, at, ID_BYTES)
     request.chain.seek(request.chain.readableBytes)
-    request.chain.copyIn(this.#map, this.#scratch, 0, request.dataBytes)
+    request.chain.copy(this.#map, this.#toGuest, at, request.dataBytes)
     request.issued = request.dataBytes
     this.#finish(request)
   }
@@ -278,9 +350,10 @@ export class BlockDevice implements TurnHook, TargetCompletion {
       if (operation === null) return false
       const { chain } = request
       chain.seek(HEADER_BYTES + request.issued)
-      chain.copyOut(this.#map, this.#scratch, 0, RANGE_BYTES)
+      chain.copy(this.#map, this.#fromGuest, this.#memory.smallPage + RANGE_AT, RANGE_BYTES)
+      this.#fromGuest.run()
       const range = this.#range
-      const status = decodeRange(request.type, this.#scratchView, this.#target, range)
+      const status = decodeRange(request.type, this.#rangeView, this.#target, range)
       request.issued += RANGE_BYTES
       if (status !== BlockStatus.OK) {
         request.fail(status)
@@ -304,8 +377,8 @@ export class BlockDevice implements TurnHook, TargetCompletion {
   #finish(request: BlockRequest): void {
     const { chain, queue } = request
     if (!this.#isAbandoned) {
-      this.#scratch[0] = request.status
-      chain.setLastByte(this.#map, this.#scratch)
+      const statusAt = this.#memory.smallPage + STATUSES_AT + request.status
+      chain.copyLastByte(this.#map, this.#toGuest, statusAt)
       const ring = must(this.queueAt(queue).ring, 'the ring of a request')
       ring.push(chain, request.writtenBytes)
       this.queueAt(queue).hasNews = true
@@ -326,4 +399,8 @@ export class BlockDevice implements TurnHook, TargetCompletion {
     this.#memory.giveBack(operation.piece)
     this.#operations.release(operation)
   }
+}
+
+function viewOf({ memory }: Arena, offset: number, lengthBytes: number): DataView {
+  return new DataView(memory.buffer, memory.byteOffset + offset, lengthBytes)
 }

@@ -11,6 +11,8 @@ export class DiskOperation {
   /** Of the request's data: where it begins. */
   dataOffset = 0
   lengthBytes = 0
+  /** How it went, once it is over: negative is an errno. */
+  result = 0
   next: DiskOperation | null = null
 
   constructor(tag: number) {

@@ -19,6 +19,14 @@ export const QUEUE_SIZE_MAX = 1024
 export const INDIRECT_COUNT_MAX = 1024
 /** Of one request, cut where regions of memory end; nobody's buffers lie across many of them. */
 export const PIECE_COUNT_MAX: number = QUEUE_SIZE_MAX + INDIRECT_COUNT_MAX + 64
+/** Copies from or to a guest that go in one call; more go in several. */
+export const COPY_COUNT_MAX = 1024
+/**
+ * Requests of one ring that a turn begins, and bytes of them that suffice: so that a guest sees the
+ * first answers while the rest is at work, and neither side sleeps while the other one works.
+ */
+export const TURN_REQUEST_COUNT_MAX = 32
+export const TURN_BYTES_MIN: number = 512 * KIB
 /** Requests of a connection at work at once; further ones wait in their rings. */
 export const REQUEST_COUNT_MAX = 256
 /** Operations of the disk that they are cut into. */
@@ -32,5 +40,7 @@ export const RANGE_SECTORS_MAX = 4194304
 
 /** Of the arena: belongs to one connection alone, so that it moves however greedy others are. */
 export const RESERVE_PIECE_BYTES: number = 64 * KIB
+/** Of the arena, too: headers and other small things on their way. */
+export const SMALL_PAGE_BYTES: number = 4 * KIB
 /** Of shared memory, for one connection. */
 export const CONNECTION_BYTES_MAX: number = 16 * MIB

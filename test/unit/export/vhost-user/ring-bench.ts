@@ -4,6 +4,8 @@ import {
   RING_F_EVENT_IDX,
   RING_F_INDIRECT_DESC,
 } from '../../../../src/export/vhost-user/features.ts'
+import type { Chain } from '../../../../src/export/vhost-user/chain.ts'
+import { GuestCopies } from '../../../../src/export/vhost-user/guest-copies.ts'
 import { inflightQueueBytes } from '../../../../src/export/vhost-user/inflight.ts'
 import { MemoryMap } from '../../../../src/export/vhost-user/memory-map.ts'
 import { openRing } from '../../../../src/export/vhost-user/open-ring.ts'
@@ -37,6 +39,21 @@ export interface BenchOptions {
   readonly isIndirect?: boolean
   readonly isTracked?: boolean
   readonly hasIndirect?: boolean
+}
+
+/** What the chain has from byte `at` on, as much as `bytes` holds. */
+export function copyOut(chain: Chain, map: MemoryMap, at: number, bytes: Uint8Array): void {
+  const copies = new GuestCopies('from guest', bytes)
+  chain.seek(at)
+  chain.copy(map, copies, 0, bytes.length)
+  copies.run()
+}
+
+export function copyIn(chain: Chain, map: MemoryMap, at: number, bytes: Uint8Array): void {
+  const copies = new GuestCopies('to guest', bytes)
+  chain.seek(at)
+  chain.copy(map, copies, 0, bytes.length)
+  copies.run()
 }
 
 export function ringBench(options: BenchOptions): RingBench {

@@ -7,7 +7,15 @@ import { SplitInflight } from '../../../../src/export/vhost-user/inflight.ts'
 import { PackedInflight } from '../../../../src/export/vhost-user/packed-inflight.ts'
 import type { Virtqueue } from '../../../../src/export/vhost-user/virtqueue.ts'
 import type { DriverBuffer } from '../../../support/vhost-driver.ts'
-import { DATA_AT, GUEST_BASE, MEMORY_BYTES, SIZE, ringBench } from './ring-bench.ts'
+import {
+  DATA_AT,
+  GUEST_BASE,
+  MEMORY_BYTES,
+  SIZE,
+  copyIn,
+  copyOut,
+  ringBench,
+} from './ring-bench.ts'
 import type { RingBench } from './ring-bench.ts'
 
 const NEXT = 1
@@ -47,8 +55,7 @@ function dieBeforeClearing(bench: RingBench, ring: Virtqueue, end: 'announced' |
 /** What a chain's first readable bytes are. */
 function textOf(bench: RingBench, chain: Chain): string {
   const bytes = Buffer.alloc(chain.readableBytes)
-  chain.seek(0)
-  chain.copyOut(bench.map, bytes, 0, bytes.length)
+  copyOut(chain, bench.map, 0, bytes)
   return bytes.toString('latin1')
 }
 
@@ -182,10 +189,9 @@ for (const isPacked of [false, true]) {
             const found = ring.next(chain)
             if (found !== 'request') break
             const readable = Math.min(chain.readableBytes, bytes.length)
-            chain.seek(0)
-            chain.copyOut(bench.map, bytes, 0, readable)
-            chain.seek(chain.readableBytes)
-            chain.copyIn(bench.map, bytes, 0, Math.min(chain.writableBytes, bytes.length))
+            const writable = Math.min(chain.writableBytes, bytes.length)
+            copyOut(chain, bench.map, 0, bytes.subarray(0, readable))
+            copyIn(chain, bench.map, chain.readableBytes, bytes.subarray(0, writable))
             ring.push(chain, 0)
             ring.publish()
           }

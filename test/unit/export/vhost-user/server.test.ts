@@ -21,6 +21,7 @@ import { must } from '../../../../src/base/assert.ts'
 import { Chain } from '../../../../src/export/vhost-user/chain.ts'
 import { BlockType } from '../../../../src/export/vhost-user/block-request.ts'
 import { F_VERSION_1 } from '../../../../src/export/vhost-user/features.ts'
+import { TURN_REQUEST_COUNT_MAX } from '../../../../src/export/vhost-user/limits.ts'
 import { MemoryMap } from '../../../../src/export/vhost-user/memory-map.ts'
 import { Request, encodeRequest, encodeUint64 } from '../../../../src/export/vhost-user/message.ts'
 import { VhostUserServer } from '../../../../src/export/vhost-user/server.ts'
@@ -28,6 +29,7 @@ import type { Io } from '../../../../src/io/io.ts'
 import { openIo } from '../../../../src/io/open-io.ts'
 import { tryLoadBinding } from '../../../../src/native/binding.ts'
 import { MemoryTarget } from '../../../support/memory-target.ts'
+import { copyIn, copyOut } from './ring-bench.ts'
 import { FrontEnd } from '../../../support/vhost-front-end.ts'
 import type { FrontEndOptions } from '../../../support/vhost-front-end.ts'
 
@@ -242,6 +244,25 @@ t.test('more than fits the memory at once is carried out in turn', { skip }, asy
   t.ok(sum.update(target.data).digest('hex'))
 })
 
+t.test('what one turn does not begin is begun without another kick', { skip }, async (t) => {
+  const { connect, target } = await rig(t)
+  const frontEnd = await connect({ queueSize: 128, isIndirect: true, slotBytes: 262144 })
+  const counts = [TURN_REQUEST_COUNT_MAX + 1, 2 * TURN_REQUEST_COUNT_MAX + 3]
+  for (const count of counts) {
+    // Offered in one stretch: only the first one kicks.
+    const small = Array.from({ length: count }, (_, index) =>
+      frontEnd.write(512 * index, Buffer.alloc(512, index + count)),
+    )
+    for (const answer of await Promise.all(small)) t.equal(answer.status, OK)
+    t.equal(target.data[512 * (count - 1)], 2 * count - 1)
+  }
+  const large = Array.from({ length: 16 }, (_, index) => frontEnd.read(262144 * index, 262144))
+  for (const [index, { status, data }] of (await Promise.all(large)).entries()) {
+    t.equal(status, OK)
+    t.ok(data.equals(target.data.subarray(262144 * index, 262144 * (index + 1))))
+  }
+})
+
 t.test('a new size is told to the guest', { skip }, async (t) => {
   const { connect, target } = await rig(t)
   const frontEnd = await connect()
@@ -445,18 +466,37 @@ t.test('memory of any size is mapped at once, and let go of at once', { skip }, 
     const chain = new Chain()
     chain.clear()
     t.equal(chain.add(map, 4096 + place, 8, false), null)
-    chain.seek(0)
-    chain.copyIn(map, Buffer.from('01234567'), 0, 8)
-    const back = Buffer.alloc(8)
-    chain.seek(2)
-    chain.copyOut(map, back, 0, 6)
-    t.equal(back.toString('latin1', 0, 6), '234567')
+    copyIn(chain, map, 0, Buffer.from('01234567'))
+    const back = Buffer.alloc(6)
+    copyOut(chain, map, 2, back)
+    t.equal(back.toString('latin1'), '234567')
     const ring = must(map.tryRange(8192 + place, 8), 'a ring')
     t.equal(Buffer.from(ring.buffer, ring.byteOffset, 8).toString(), '01234567')
   }
   t.equal(map.regionOf(4096 + sizeBytes), -1)
   t.throws(() => mapping.read(sizeBytes - 4, Buffer.alloc(8), 0, 8), RangeError)
-  t.throws(() => mapping.write(0, Buffer.alloc(8), 4, 8), RangeError)
+  const mine = Buffer.alloc(16, 9)
+  mapping.writePieces(Float64Array.of(0, 0, 16), 1, mine)
+  const leaving: [string, number[]][] = [
+    ['its end', [sizeBytes - 4, 0, 8]],
+    ['its beginning', [-1, 0, 8]],
+    ['the end of ours', [0, 12, 8]],
+    ['the beginning of ours', [0, -8, 8]],
+    ['all numbers', [Number.NaN, 0, 8]],
+    ['all memory', [0, 0, Infinity]],
+    ['what is positive', [8, 8, -8]],
+  ]
+  for (const [what, piece] of leaving) {
+    // The first would be copied, and nothing is.
+    const pieces = Float64Array.of(0, 0, 8, ...piece)
+    const copy = Buffer.alloc(16, 1)
+    t.throws(() => mapping.readPieces(pieces, 2, copy), RangeError, `leaves ${what}`)
+    t.ok(copy.equals(Buffer.alloc(16, 1)), `leaves ${what}: nothing is read`)
+    t.throws(() => mapping.writePieces(pieces, 2, copy), RangeError, `leaves ${what}`)
+    mapping.read(0, copy, 0, 16)
+    t.ok(copy.equals(mine), `leaves ${what}: nothing is written`)
+    t.throws(() => mapping.readPieces(pieces, 3, copy), RangeError, 'more than there are')
+  }
   // Shown to JavaScript as a whole it took seconds, in which nobody was served.
   t.ok(performance.now() - startMs < 1000)
   const mapped = mappedCount()
