@@ -163,8 +163,7 @@ export class Connection implements IoCompletion, TurnHook, TransmissionOwner {
   }
 
   #transmit(transmission: Transmission): void {
-    transmission.nextTurn()
-    if (transmission.isPaced) this.#io.atTurnEnd(this)
+    transmission.resume()
     if (!this.#isSending && transmission.gather(this.#vector) > 0) this.#send()
     if (transmission.failure !== null) {
       this.cut(transmission.failure)

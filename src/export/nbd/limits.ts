@@ -51,12 +51,6 @@ export const BATCH_BYTES_MAX: number = 2 * MIB
 /** NBD_CMD_CACHE reads this much of its range; the rest is accepted and left alone. */
 export const CACHE_BYTES_MAX: number = 32 * MIB
 
-/**
- * Of one connection, begun in one turn: what is read is verified and sent while it is still in the
- * processor's cache.
- */
-export const READ_BYTES_PER_TURN: number = 256 * KIB
-
 export interface NbdLimits {
   /**
    * Clients at a time, over all addresses; further ones are disconnected at once. Their reserves

@@ -26,7 +26,6 @@ import {
   EXTENT_COUNT_MAX,
   INLINE_PAYLOAD_BYTES_MAX,
   OPERATION_COUNT_MAX,
-  READ_BYTES_PER_TURN,
   REQUEST_COUNT_MAX,
 } from './limits.ts'
 import type { ConnectionMemory } from './memory.ts'
@@ -72,8 +71,6 @@ export class Transmission implements TargetCompletion {
   #isDescribing = false
   /** Something to begin is at hand and lacks a request, an operation or memory. */
   #isBlocked = false
-  /** Of reads, that may still begin in this turn. */
-  #readBudgetBytes = READ_BYTES_PER_TURN
   #isLongExpected = false
   #isInputClosed = false
   #isAbandoned = false
@@ -133,11 +130,6 @@ export class Transmission implements TargetCompletion {
     return this.#pieceCount
   }
 
-  /** A read waits for the next turn. */
-  get isPaced(): boolean {
-    return this.#phase === 'read' && this.#current !== null && this.#readBudgetBytes <= 0
-  }
-
   /** Says where to receive next, or that nothing may be received now. */
   tryReceive(): boolean {
     if (this.#isInputClosed || this.#failure !== null || this.#isBlocked) return false
@@ -158,16 +150,11 @@ export class Transmission implements TargetCompletion {
   received(bytes: number): void {
     if (this.#isReceivingPayload) this.#payloadBytes += bytes
     else this.#input.received(bytes)
-    this.#resume()
+    this.resume()
   }
 
-  /** Begins what can be begun: in each turn in which something came, or was given back. */
-  nextTurn(): void {
-    this.#readBudgetBytes = READ_BYTES_PER_TURN
-    this.#resume()
-  }
-
-  #resume(): void {
+  /** Begins what can be begun: after a receive, and whenever something was given back. */
+  resume(): void {
     this.#isBlocked = false
     while (this.#failure === null && !this.#isAbandoned && this.#step()) {
       // Each step begins a request or a part of one.
@@ -415,10 +402,8 @@ export class Transmission implements TargetCompletion {
     const isSerial =
       request.type === Command.CACHE || isContiguous(request, this.#rules.isStructured)
     do {
-      if (this.#readBudgetBytes <= 0) return false
       const operation = this.#tryTakePiece(request)
       if (operation === null) return this.#block()
-      this.#readBudgetBytes -= operation.lengthBytes
       request.issuedBytes += operation.lengthBytes
       request.pendingCount += 1
       this.#readPiece(operation)
@@ -549,9 +534,7 @@ export class Transmission implements TargetCompletion {
     const operation = this.#operations.tryTake(request)
     if (operation === null) return null
     const remainingBytes = request.lengthBytes - request.issuedBytes
-    const isRead = request.type === Command.READ
-    const wantedBytes = isRead ? Math.min(remainingBytes, READ_BYTES_PER_TURN) : remainingBytes
-    if (!this.#memory.tryTake(operation.piece, wantedBytes)) {
+    if (!this.#memory.tryTake(operation.piece, remainingBytes)) {
       this.#operations.release(operation)
       return null
     }
