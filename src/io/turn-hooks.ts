@@ -2,37 +2,40 @@
  * Hooks asked for since the last turn's end. What a hook asks for while it runs follows in the same
  * turn, so that what it completed is answered without another one; only a hook that has run already
  * waits for the next turn, in which there may be something new for it.
+ *
+ * Two arrays that are used in turn, and no sets: those would make garbage in every turn, and there
+ * are a handful of hooks, one for each client that is busy and some of the pool's.
  */
 import type { TurnHook } from './io.ts'
 
 const always = (): boolean => true
 
 export class TurnHooks {
-  #asked: Set<TurnHook> = new Set()
-  #askedAgain: Set<TurnHook> = new Set()
-  readonly #ran: Set<TurnHook> = new Set()
+  #asked: TurnHook[] = []
+  #askedAgain: TurnHook[] = []
+  /** Of `#asked`, those that have run in this turn. */
+  #ranCount = 0
 
   get isEmpty(): boolean {
-    return this.#asked.size === 0
+    return this.#asked.length === 0
   }
 
   add(hook: TurnHook): void {
-    if (this.#ran.has(hook)) this.#askedAgain.add(hook)
-    else this.#asked.add(hook)
+    const index = this.#asked.indexOf(hook)
+    if (index === -1) this.#asked.push(hook)
+    else if (index < this.#ranCount && !this.#askedAgain.includes(hook)) this.#askedAgain.push(hook)
   }
 
   /** `goesOn` is asked before each: a simulated process may die in the middle of a turn. */
   run(goesOn: () => boolean = always): void {
-    // An iteration over a set meets what is added to it meanwhile.
-    for (const hook of this.#asked) {
-      if (!goesOn()) break
-      this.#asked.delete(hook)
-      this.#ran.add(hook)
-      hook.turnEnd()
+    while (this.#ranCount < this.#asked.length && goesOn()) {
+      this.#ranCount += 1
+      this.#asked[this.#ranCount - 1].turnEnd()
     }
     const done = this.#asked
+    done.length = 0
     this.#asked = this.#askedAgain
     this.#askedAgain = done
-    this.#ran.clear()
+    this.#ranCount = 0
   }
 }

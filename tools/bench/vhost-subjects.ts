@@ -134,7 +134,7 @@ export function frontEndLoad(
 
 const GUEST_SAYS = 'guest says: '
 const GUEST_MEMORY_MIB = 256
-const GUEST_TIMEOUT_MS = 300_000
+const GUEST_TIMEOUT_MS = 120_000
 
 export interface Guest {
   kernelPath: string

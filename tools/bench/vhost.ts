@@ -33,11 +33,13 @@ interface Prepared {
   sizeBytes: number
   disks: Disk[]
   subjects: Subject[]
+  /** On whose disk a guest did not finish, and was booted again. */
+  unfinished: string[]
 }
 
 export async function benchVhost(options: BenchOptions): Promise<BenchReport> {
   const sizeBytes = options.sizeBytes ?? (options.isQuick ? 64 * MIB : GIB)
-  const prepared: Prepared = { sizeBytes, disks: [], subjects: [] }
+  const prepared: Prepared = { sizeBytes, disks: [], subjects: [], unfinished: [] }
   const program = await buildLoad(options.folder, 'vhost-load')
   try {
     for (const contender of contendersOf(VHOST_CONTENDERS, options.only)) {
@@ -109,7 +111,12 @@ async function measureInGuest(
       await run('sync', ['-f', options.folder])
       const limits = { sizeBytes, seconds: options.seconds, seed: round + 1 }
       const loads = GUEST_WORKLOADS.map((workload) => ({ workload, limits }))
-      const results = await runInGuest(guest, socketPath, loads)
+      const boot = (): Promise<FioResult[]> => runInGuest(guest, socketPath, loads)
+      const results = await boot().catch((error: unknown) => {
+        options.say(`on ${name}: ${(error as Error).message}; once more`)
+        prepared.unfinished.push(name)
+        return boot()
+      })
       for (const [index, workload] of GUEST_WORKLOADS.entries()) {
         const byName = measured.get(workload) ?? new Map<string, Run[]>()
         byName.set(name, [...(byName.get(name) ?? []), asRun(results[index])])
@@ -151,6 +158,7 @@ function describe(prepared: Prepared, alone: Measured, inGuest: Measured): Bench
     notes: [
       `${formatSize(sizeBytes)} of random bytes, in the page cache except where it is none.`,
       'Written in order again before each guest; `bench overwrite` says what scattered reads cost.',
+      ...prepared.unfinished.map((name) => `A guest on ${name} did not finish; it was booted again.`),
     ],
     json: {
       sizeBytes,
