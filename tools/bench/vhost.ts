@@ -158,7 +158,9 @@ function describe(prepared: Prepared, alone: Measured, inGuest: Measured): Bench
     notes: [
       `${formatSize(sizeBytes)} of random bytes, in the page cache except where it is none.`,
       'Written in order again before each guest; `bench overwrite` says what scattered reads cost.',
-      ...prepared.unfinished.map((name) => `A guest on ${name} did not finish; it was booted again.`),
+      ...prepared.unfinished.map(
+        (name) => `A guest on ${name} did not finish; it was booted again.`,
+      ),
     ],
     json: {
       sizeBytes,
