@@ -82,12 +82,14 @@ export class SegmentHealer {
       const { memory } = io.arena
       const { state } = held
       const isMended = await this.#mendPage(held, 0)
-      const found = isMended ? tryDecodeSegmentHeader(memory, this.#piece, poolId, checksum) : null
+      const there = isMended ? tryDecodeSegmentHeader(memory, this.#piece, poolId, checksum) : null
+      // A write that went astray leaves the header of another segment.
+      const found = there?.segment === id ? there : null
       const kind = found?.kind ?? (await this.#store.readKind(state))
       // Whose import a segment is, only its header says.
       const isKnown = state.isHeaderSound || kind === SegmentKind.log
-      if (found?.segment !== id && (kind === null || !isKnown)) return false
-      const importId = found?.segment === id ? found.importId : state.importId
+      if (found === null && (kind === null || !isKnown)) return false
+      const importId = found?.importId ?? state.importId
       const header = { segment: id, kind: must(kind, 'the kind'), importId }
       encodeSegmentHeader(header, poolId, memory, this.#piece, checksum)
       await this.#put(held, 0, PAGE_SIZE_BYTES)
