@@ -69,17 +69,23 @@ async function findPages(
   return found
 }
 
-/** Bytes that nobody wrote, many at once: no single bit puts them right. */
+async function pageOf(world: SimWorld, file: string, page: number): Promise<Uint8Array> {
+  const image = await world.run(PoolImage.take(world.io, POOL, ['segments']))
+  return image.page(file, page)
+}
+
+/** Bytes that nobody wrote there, many at once: no single bit puts them right. */
 async function spoil(
   world: SimWorld,
   file: string,
   offsetBytes: number,
   lengthBytes = 64,
+  bytes: Uint8Array = new Uint8Array(lengthBytes).fill(0xa7),
 ): Promise<void> {
   const { io } = world
   const open = await world.run(io.open(`${POOL}/${file}`, 'write'))
   const piece = io.arena.allocate(BLOCK)
-  io.arena.memory.fill(0xa7, piece, piece + lengthBytes)
+  io.arena.memory.set(bytes, piece)
   io.writeSync(open, offsetBytes, { pairs: Uint32Array.of(piece, lengthBytes), count: 1 })
   io.arena.free(piece, BLOCK)
   await world.run(io.close(open))
@@ -136,6 +142,30 @@ t.test('a block is healed from an equal one, and every disk that shows it is nam
   await world.close()
   t.strictSame(await errorsOf(world), [])
 })
+
+t.test(
+  'a header that a write gone astray has replaced is healed as the segment’s own',
+  async (t) => {
+    const world = await newWorld(14)
+    const content = contentOf(20, 6)
+    await newVolume(world, 'a', content)
+    const other = contentOf(20, 9)
+    const bulk = await world.run(world.pool.beginImport({ name: 'i', sizeBytes: MIB }))
+    await world.run(bulk.write(0, other))
+    await world.run(bulk.commit())
+    // Seals the log segment.
+    await world.run(world.pool.reclaim())
+    await reopen(world)
+    const [ofLog] = await findPages(world, blockOf(content, 4))
+    const [ofImport] = await findPages(world, blockOf(other, 4))
+    t.not(ofLog.file, ofImport.file)
+    await spoil(world, ofLog.file, 0, BLOCK, await pageOf(world, ofImport.file, 0))
+    const report = await scrub(world)
+    t.strictSame(saysOutcomes(report), ['segment-header-corrupt healed'])
+    await world.close()
+    t.strictSame(await errorsOf(world), [])
+  },
+)
 
 t.test('who shows a block through an alias is named, too, and fails with it', async (t) => {
   const world = await newWorld(12)
