@@ -54,7 +54,7 @@ static int parse(napi_env env, napi_value *args, struct piece *piece) {
   piece->fds = (int32_t *)varve_bytes(env, args[4], &fds_length);
   piece->fd_room = fds_length / sizeof(int32_t);
   if (memory == NULL || (piece->fds == NULL && fds_length > 0) ||
-      !(offset >= 0 && length >= 1 && offset + length <= (double)memory_length)) {
+      !(length >= 1 && varve_is_within(offset, length, memory_length))) {
     napi_throw_range_error(env, NULL, "a message lies outside its memory");
     return 0;
   }

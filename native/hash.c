@@ -42,7 +42,7 @@ static int parse_run(napi_env env, napi_callback_info info, struct request *requ
   request->memory = varve_bytes(env, args[0], &length);
   double offset = varve_double(env, args[1]);
   double count = varve_double(env, args[2]);
-  if (!(offset >= 0 && count >= 0 && offset + count * BLOCK_BYTES <= (double)length)) {
+  if (!varve_is_within(offset, count * BLOCK_BYTES, length)) {
     out_of_range(env);
     return 0;
   }
@@ -153,7 +153,7 @@ static napi_value hash_bytes(napi_env env, napi_callback_info info) {
   const uint8_t *memory = varve_bytes(env, args[0], &size);
   double offset = varve_double(env, args[1]);
   double length = varve_double(env, args[2]);
-  if (!(offset >= 0 && length >= 0 && offset + length <= (double)size)) {
+  if (!varve_is_within(offset, length, size)) {
     out_of_range(env);
     return NULL;
   }

@@ -176,7 +176,7 @@ static napi_value shared_window(napi_env env, napi_callback_info info) {
   struct mapping *m = mapping_of(env, args[0]);
   if (m == NULL) return NULL;
   double offset = varve_double(env, args[1]), length = varve_double(env, args[2]);
-  if (!(offset >= 0 && length >= 1 && offset + length <= (double)m->size)) {
+  if (!(length >= 1 && varve_is_within(offset, length, m->size))) {
     napi_throw_range_error(env, NULL, "a window lies outside its mapping");
     return NULL;
   }
@@ -216,10 +216,6 @@ static napi_value shared_unmap(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-static int is_within(double offset, double length, size_t size) {
-  return offset >= 0 && length >= 0 && offset + length <= (double)size;
-}
-
 static napi_value refuse_copy(napi_env env) {
   napi_throw_range_error(env, NULL, "copied bytes lie outside their memory");
   return NULL;
@@ -235,8 +231,8 @@ static napi_value shared_read(napi_env env, napi_callback_info info) {
   uint8_t *own = varve_bytes(env, args[2], &own_size);
   double offset = varve_double(env, args[1]), own_offset = varve_double(env, args[3]);
   double length = varve_double(env, args[4]);
-  if (own == NULL || !is_within(offset, length, m->size) ||
-      !is_within(own_offset, length, own_size)) {
+  if (own == NULL || !varve_is_within(offset, length, m->size) ||
+      !varve_is_within(own_offset, length, own_size)) {
     return refuse_copy(env);
   }
   memcpy(own + (size_t)own_offset, m->start + (size_t)offset, (size_t)length);
@@ -262,8 +258,8 @@ static napi_value copy_pieces(napi_env env, napi_callback_info info, int is_writ
     return refuse_copy(env);
   }
   for (uint32_t i = 0; i < count; i++) {
-    if (!is_within(pieces[i].offset, pieces[i].length, m->size) ||
-        !is_within(pieces[i].own_offset, pieces[i].length, own_size)) {
+    if (!varve_is_within(pieces[i].offset, pieces[i].length, m->size) ||
+        !varve_is_within(pieces[i].own_offset, pieces[i].length, own_size)) {
       return refuse_copy(env);
     }
   }

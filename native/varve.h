@@ -37,6 +37,11 @@ double varve_double(napi_env env, napi_value value);
 /* Memory behind a Buffer or typed array and its length in bytes; null for anything else. */
 uint8_t *varve_bytes(napi_env env, napi_value value, size_t *length);
 
+/* Whether `length` bytes from `offset` on, numbers of JavaScript's, lie in memory of `size`. */
+static inline int varve_is_within(double offset, double length, size_t size) {
+  return offset >= 0 && length >= 0 && offset + length <= (double)size;
+}
+
 napi_value varve_number(napi_env env, double value);
 napi_value varve_undefined(napi_env env);
 /* `result` where it is not negative, else the negated errno. */
@@ -44,7 +49,7 @@ napi_value varve_result(napi_env env, long result);
 napi_value varve_throw(napi_env env, const char *fact);
 
 uint64_t varve_xxh64(const uint8_t *bytes, size_t length);
-/* Of `count` blocks one behind the other; a block is a multiple of 32 bytes. */
+/* Of `count` blocks, each a multiple of 32 bytes. */
 void varve_xxh64_blocks(
   const uint8_t *const *blocks, size_t block_bytes, size_t count, uint64_t *hashes);
 

@@ -8,6 +8,7 @@ import { createRequire } from 'node:module'
 import { constants } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { Checksum } from '../base/checksum.ts'
 
 /** Opaque: an io_uring with its arrays. */
 export type RingHandle = object & { readonly brand: 'ring' }
@@ -24,49 +25,11 @@ export interface RingArrays {
   done: Int32Array
 }
 
-export interface Binding {
+/** Checksums are those of `base/checksum.ts`. */
+export interface Binding extends Checksum {
   // Memory.
   /** Maps zeroed, page-aligned memory that is not touched until used. Throws when refused. */
   arenaCreate(sizeBytes: number): Buffer
-
-  // Checksums; see `base/checksum.ts`.
-  hashBlocks(
-    memory: Uint8Array,
-    offsetBytes: number,
-    blockCount: number,
-    out: Uint32Array,
-    outIndex: number,
-  ): void
-  verifyBlocks(
-    memory: Uint8Array,
-    offsetBytes: number,
-    blockCount: number,
-    expected: Uint32Array,
-    expectedIndex: number,
-  ): number
-  hashPieces(
-    memory: Uint8Array,
-    pairs: Uint32Array,
-    firstPiece: number,
-    pieceCount: number,
-    out: Uint32Array,
-    outIndex: number,
-  ): void
-  verifyPieces(
-    memory: Uint8Array,
-    pairs: Uint32Array,
-    firstPiece: number,
-    pieceCount: number,
-    expected: Uint32Array,
-    expectedIndex: number,
-  ): number
-  hashBytes(
-    memory: Uint8Array,
-    offsetBytes: number,
-    lengthBytes: number,
-    out: Uint32Array,
-    outIndex: number,
-  ): void
 
   // Frames of lz4 (codec 1) and zstd (2); see `base/codec.ts`. What lies outside a memory, is over
   // 64 KiB a frame or overlaps its target is a RangeError.

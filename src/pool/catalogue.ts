@@ -74,6 +74,11 @@ export class Catalogue {
     return this.#disks.get(id) ?? null
   }
 
+  /** The disk is there, and shares no more than when `shareCount` was its count. */
+  isUnshared(disk: Disk, shareCount: number): boolean {
+    return this.tryDisk(disk.id) === disk && disk.shareCount === shareCount
+  }
+
   tryVolume(name: string): Disk | null {
     return this.#volumes.get(name) ?? null
   }

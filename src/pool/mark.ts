@@ -83,35 +83,57 @@ export class MarkBitmap implements MapVisitor {
   }
 }
 
-/**
- * Marks what marked aliases point to, and what that points to in turn. An alias points downwards,
- * so one pass from the highest segment to the lowest, and within each from its last slot to its
- * first, sees every alias after all that lead to it. Where a directory cannot be read, its aliases
- * may lead to anything below.
- */
-export async function markAliases(
+/** Told of every alias that is marked when it is met, and of directories that cannot be read. */
+export interface AliasVisitor {
+  alias(segment: number, slot: number, targetSegment: number, targetSlot: number): void
+  unreadable(segment: number): void
+}
+
+/** Marks what marked aliases point to, and what that points to in turn. */
+export function markAliases(
   store: SegmentStore,
   marked: MarkBitmap,
+  pace: () => Promise<void>,
+): Promise<void> {
+  const visitor: AliasVisitor = {
+    alias: (_segment, _slot, targetSegment, targetSlot) => {
+      marked.mark(targetSegment, targetSlot)
+    },
+    // Its aliases may lead to anything below.
+    unreadable: (segment) => marked.keepUpTo(segment),
+  }
+  return walkAliases(store, marked, visitor, pace)
+}
+
+/**
+ * Shows the visitor the marked aliases. One points downwards, so one pass from the highest segment
+ * to the lowest, and within each from its last slot to its first, sees every alias after all that
+ * lead to it: a visitor that marks targets is shown those of them that are aliases, too.
+ */
+export async function walkAliases(
+  store: SegmentStore,
+  marked: MarkBitmap,
+  visitor: AliasVisitor,
   pace: () => Promise<void>,
 ): Promise<void> {
   for (const id of store.ids().reverse()) {
     if (!store.has(id) || !marked.hasAny(id)) continue
     const places = await tryPlaces(store, id)
-    if (places === 'unreadable') marked.keepUpTo(id)
+    if (places === 'unreadable') visitor.unreadable(id)
     if (places === null || places === 'unreadable') continue
     for (let slot = DATA_SLOT_END - 1; slot >= DATA_SLOT_FIRST; slot -= 1) {
       const word1 = places[2 * slot + 1]
       if (placeKind(word1) !== PLACE_ALIAS || !marked.isMarked(id, slot)) continue
       const target = aliasSlot(word1)
       assert(isLower(places[2 * slot], target, id, slot), 'an alias points downwards')
-      marked.mark(places[2 * slot], target)
+      visitor.alias(id, slot, places[2 * slot], target)
     }
     await pace()
   }
 }
 
 /** Where the slots of a segment are, if it may have aliases; null: it has none. */
-export async function tryPlaces(
+async function tryPlaces(
   store: SegmentStore,
   id: number,
 ): Promise<Uint32Array | null | 'unreadable'> {

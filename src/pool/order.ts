@@ -246,7 +246,7 @@ class Ordering {
 
   /** Nobody else has come to share what the volume had to itself. */
   #isAsFound({ disk, shareCount }: SurveyedVolume): boolean {
-    return this.#core.catalogue.tryDisk(disk.id) === disk && disk.shareCount === shareCount
+    return this.#core.catalogue.isUnshared(disk, shareCount)
   }
 }
 

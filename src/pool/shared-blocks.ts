@@ -3,8 +3,6 @@
  * moved by whoever has that map. Everything else that refers to a block would go on doing so where
  * it was, and it would be stored twice.
  */
-import { PLACE_ALIAS, aliasSlot, placeKind } from '../format/directory.ts'
-import { DATA_SLOT_END, DATA_SLOT_FIRST } from '../format/segment.ts'
 import { rootAddress, rootAt } from '../map/map-root.ts'
 import type { MapRoot } from '../map/map-root.ts'
 import type { MapVisitor } from '../map/page-tables.ts'
@@ -12,7 +10,8 @@ import type { SegmentStore } from '../segment/segment-store.ts'
 import type { Checkpointer } from './checkpoint.ts'
 import type { PoolCore } from './core.ts'
 import type { Disk } from './disk.ts'
-import { MarkBitmap, tryPlaces } from './mark.ts'
+import { MarkBitmap, walkAliases } from './mark.ts'
+import type { AliasVisitor } from './mark.ts'
 import type { Pacer } from './pacer.ts'
 
 /** A volume and its `shareCount` when the sharing was as it was found. */
@@ -44,23 +43,18 @@ class ReferenceCounts implements MapVisitor {
 
   /**
    * What dedup has joined stays so: an alias and what it points to. Moved, it would only be joined
-   * again. From the highest address to the lowest, as `markAliases` does.
+   * again.
    */
-  async addAliases(store: SegmentStore, pace: () => Promise<void>): Promise<void> {
-    for (const id of store.ids().reverse()) {
-      if (!store.has(id) || !this.#once.hasAny(id)) continue
-      const places = await tryPlaces(store, id)
-      if (places === 'unreadable') this.isCertain = false
-      if (places === null || places === 'unreadable') continue
-      for (let slot = DATA_SLOT_END - 1; slot >= DATA_SLOT_FIRST; slot -= 1) {
-        const word1 = places[2 * slot + 1]
-        if (placeKind(word1) !== PLACE_ALIAS || !this.#once.isMarked(id, slot)) continue
-        this.shared.mark(id, slot)
-        this.#once.mark(places[2 * slot], aliasSlot(word1))
-        this.shared.mark(places[2 * slot], aliasSlot(word1))
-      }
-      await pace()
+  addAliases(store: SegmentStore, pace: () => Promise<void>): Promise<void> {
+    const visitor: AliasVisitor = {
+      alias: (segment, slot, targetSegment, targetSlot) => {
+        this.shared.mark(segment, slot)
+        this.#once.mark(targetSegment, targetSlot)
+        this.shared.mark(targetSegment, targetSlot)
+      },
+      unreadable: () => this.unreadable(),
     }
+    return walkAliases(store, this.#once, visitor, pace)
   }
 
   /** True when the address was not met twice before. */

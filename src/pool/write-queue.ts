@@ -81,7 +81,7 @@ export class WriteQueue implements TurnHook {
     tag: number,
     lock: RangeLock | null = null,
   ): void {
-    const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
+    const op = this.#takeOp()
     const cohort = this.#core.cohorts.enter()
     op.start(
       disk,
@@ -95,8 +95,7 @@ export class WriteQueue implements TurnHook {
       cohort,
       lock,
     )
-    this.#incoming.push(op)
-    this.#core.io.atTurnEnd(this)
+    this.#enqueue(op)
   }
 
   /**
@@ -113,31 +112,37 @@ export class WriteQueue implements TurnHook {
     lock: RangeLock,
     completion: TargetCompletion,
   ): void {
-    const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
+    const op = this.#takeOp()
     const cohort = this.#core.cohorts.enter()
     const offsetBytes = blockIndex * BLOCK_SIZE_BYTES
     const lengthBytes = blockCount * BLOCK_SIZE_BYTES
     const { data } = EntryKind
     op.start(disk, data, offsetBytes, lengthBytes, arenaOffset, false, completion, 0, cohort, lock)
     op.shareCount = shareCount
-    this.#incoming.push(op)
-    this.#core.io.atTurnEnd(this)
+    this.#enqueue(op)
   }
 
   /** Queues a growth to at least `sizeBytes`. Result: 0, -EIO, -ENOSPC; -ENOENT: no such disk. */
   grow(disk: Disk, sizeBytes: number, completion: TargetCompletion, tag: number): void {
-    const op = this.#free.pop() ?? new WriteOp(this.#recycleOp)
+    const op = this.#takeOp()
     op.startGrowth(disk, sizeBytes, completion, tag, this.#core.cohorts.enter())
-    this.#incoming.push(op)
-    this.#core.io.atTurnEnd(this)
+    this.#enqueue(op)
   }
 
   /** Resolves when the caller has the ranges to itself; it releases the lock whatever happens. */
   lock(ranges: readonly BlockRange[]): Promise<RangeLock> {
     return new Promise((resolve) => {
-      this.#incoming.push(new RangeLock(ranges, resolve, (lock) => this.#unlock(lock)))
-      this.#core.io.atTurnEnd(this)
+      this.#enqueue(new RangeLock(ranges, resolve, (lock) => this.#unlock(lock)))
     })
+  }
+
+  #takeOp(): WriteOp {
+    return this.#free.pop() ?? new WriteOp(this.#recycleOp)
+  }
+
+  #enqueue(one: WriteOp | RangeLock): void {
+    this.#incoming.push(one)
+    this.#core.io.atTurnEnd(this)
   }
 
   #unlock(lock: RangeLock): void {
@@ -179,7 +184,9 @@ export class WriteQueue implements TurnHook {
 
   #advance(op: WriteOp): Progress {
     if (op.state === 'preparing') return 'held'
-    if (op.isRewrite && !this.#isAsFound(op)) {
+    // A lock keeps writers from the blocks of a rewrite, but no catalogue operation from the disk.
+    // Asked in the same turn as its blocks go into the log: none can come in between.
+    if (op.isRewrite && !this.#core.catalogue.isUnshared(op.disk, op.shareCount)) {
       this.#end(op, -Errno.ENOENT)
       return 'done'
     }
@@ -221,14 +228,6 @@ export class WriteQueue implements TurnHook {
   #resume(op: WriteOp): void {
     op.state = 'ready'
     this.#core.io.atTurnEnd(this)
-  }
-
-  /**
-   * A lock keeps writers from the blocks of a rewrite, but no catalogue operation from the disk.
-   * Asked in the same turn as its blocks go into the log: none can come in between.
-   */
-  #isAsFound({ disk, shareCount }: WriteOp): boolean {
-    return this.#core.catalogue.tryDisk(disk.id) === disk && disk.shareCount === shareCount
   }
 
   /** 0, or why the operation cannot be taken. */

@@ -68,8 +68,10 @@ export class BlockRead implements IoCompletion, Verified {
   }
 
   verified(areSound: boolean): void {
+    const state = must(this.#state, 'the segment being read')
+    // The pages may have left the cache until the turn ended.
     if (areSound) this.#finish(0)
-    else this.#verifyAgain(must(this.#state, 'the segment being read'))
+    else this.#prepareThen(state, () => this.#verify(state))
   }
 
   #submit(state: SegmentState): void {
@@ -122,12 +124,6 @@ export class BlockRead implements IoCompletion, Verified {
         this.#finish(-Errno.EIO)
       },
     )
-  }
-
-  /** The pages may have left the cache until the turn ended. */
-  #verifyAgain(state: SegmentState): void {
-    if (this.#store.isReady(state, this.#slot, this.#count)) this.#verify(state)
-    else this.#prepareThen(state, () => this.#verify(state))
   }
 
   #verifySoon(state: SegmentState): void {

@@ -33,7 +33,7 @@ const RECLAIM: readonly Mutant[] = [
   {
     name: 'aliases-not-marked',
     file: 'src/pool/mark.ts',
-    before: '      marked.mark(places[2 * slot], target)\n',
+    before: '      marked.mark(targetSegment, targetSlot)\n',
     after: '',
     bug: 'what only an alias refers to is swept',
   },
