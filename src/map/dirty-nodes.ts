@@ -85,11 +85,18 @@ export class DirtyNodes {
   /**
    * A dirty copy of a node of any state that still has entries, to take its place in a map; it
    * shares the dirty children.
+   *
+   * A clean node of the same epoch is in no other map: the cache lets go of it, and a leaf's entries
+   * are not copied but taken, which spares the collector a page for each leaf and checkpoint. Who
+   * walks a map meanwhile has raised the epoch, or has borrowed the leaf from the cache: reclaim,
+   * which walks the last checkpoint's maps while guests write on.
    */
   copy(node: MapNode, epoch: number): MapNode {
-    // No other map has it: of a disk that is written to, the cache holds each node once.
-    if (!node.dirty && node.epoch === epoch) this.#cache.drop(node)
-    const copy = this.create(node.entries.slice(), node.level, epoch)
+    const isOwn = !node.dirty && node.epoch === epoch
+    if (isOwn) this.#cache.drop(node)
+    const isTaken = isOwn && node.level === 0 && !node.isLent
+    const entries = isTaken ? node.takeEntries() : node.entries.slice()
+    const copy = this.create(entries, node.level, epoch)
     if (node.children === null) return copy
     for (let index = 0; index < NODE_ENTRY_COUNT; index += 1) {
       if (node.children[index] === null) continue

@@ -1,9 +1,10 @@
 /**
- * A node in memory, in one of four states:
+ * A node in memory, in one of five states:
  *
  *   dirty    counted and listed by DirtyNodes; has no address yet. `references` says how many
  *            dirty parents and roots hold it.
  *   clean    in the cache; `word0`, `word1` are the entry that names it. Never changes again.
+ *   taken    was clean, and the only map that had it has made a dirty leaf of its entries.
  *   retired  was dirty and has been written. What is left is a shell whose `word0`, `word1` tell
  *            those who still hold it which entry to put in its place: its address, a huge run,
  *            or nothing at all. The entries live on in a clean node.
@@ -42,6 +43,8 @@ export class MapNode {
   word1: number
   /** Clean nodes only: the cache's count of arrivals when it last marked this node as used. */
   usedAt = 0
+  /** Clean nodes only: somebody may still look at the entries. */
+  isLent = false
   /** Dirty nodes above the leaves only: the dirty children, where the entry is a marker. */
   children: (MapNode | null)[] | null
   /**
@@ -84,6 +87,17 @@ export class MapNode {
     assert(this.dirty && this.references === 1, SHARED)
     this.changeCount += 1
     this.mappedCount = -1
+  }
+
+  /**
+   * The entries of a clean leaf, to be changed: its address will not be asked for again, and nobody
+   * has them in their hands.
+   */
+  takeEntries(): Uint32Array {
+    assert(!this.dirty && !this.isLent && this.level === 0, 'only a leaf of one map is taken')
+    const { entries } = this
+    this.entries = NO_ENTRIES
+    return entries
   }
 
   /** Turns a dirty node that has been written, or need not be, into a shell. */

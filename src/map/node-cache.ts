@@ -115,11 +115,14 @@ export class NodeCache {
    */
   async readOnce(segment: number, slot: number, level: number): Promise<Uint32Array> {
     const node = this.#nodes.peek(segment * SEGMENT_SLOT_COUNT + slot)
-    if (node?.level === level) return node.entries
+    if (node?.level === level) {
+      node.isLent = true
+      return node.entries
+    }
     return (await this.#fetch(segment, slot, level)).entries
   }
 
-  /** The entries of a node, from memory only. */
+  /** The entries of a node, from memory only, for this turn of the loop. */
   recall(segment: number, slot: number): Uint32Array | null {
     return this.#nodes.peek(segment * SEGMENT_SLOT_COUNT + slot)?.entries ?? null
   }

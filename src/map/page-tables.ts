@@ -215,7 +215,7 @@ export class PageTables implements NodeReader {
     return this.#cache.readOnce(segment, slot, level)
   }
 
-  /** The entries of a written node that is in memory; null when it is not. */
+  /** The entries of a written node that is in memory, for this turn; null when it is not. */
   recallNode(segment: number, slot: number): Uint32Array | null {
     return this.#cache.recall(segment, slot)
   }

@@ -17,6 +17,13 @@ const MAPS: readonly Mutant[] = [
     bug: 'a dirty node that two maps hold is dropped when one of them lets go: I5',
   },
   {
+    name: 'lent-leaf-taken',
+    file: 'src/map/dirty-nodes.ts',
+    before: 'node.level === 0 && !node.isLent',
+    after: 'node.level === 0',
+    bug: 'a walk of what a checkpoint wrote meets leaves that were changed since',
+  },
+  {
     name: 'same-run-too-long',
     file: 'src/map/update.ts',
     before: 'return span - (block % span)',

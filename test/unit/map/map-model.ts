@@ -46,14 +46,24 @@ export class NodeStore implements NodeSource, NodeWriter {
       throw new Error('the disk is gone')
     }
     nodes.forEach((entries, i) => {
-      // Addresses that differ in one word only, so that nothing can go by the other alone.
-      out[2 * i] = 1_000_000 + (this.#next >> 4)
-      out[2 * i + 1] = 1 + (this.#next & 15)
+      const [segment, slot] = this.addressOf(this.#next)
       this.#next += 1
-      const address = out[2 * i] * ADDRESS_SLOTS + out[2 * i + 1]
+      out[2 * i] = segment
+      out[2 * i + 1] = slot
+      const address = segment * ADDRESS_SLOTS + slot
       this.nodes.set(address, entries.slice())
       this.#pristine.set(address, entries.slice())
     })
+  }
+
+  get writtenCount(): number {
+    return this.#next
+  }
+
+  /** Of the node that was written as the `index`th. */
+  addressOf(index: number): [segment: number, slot: number] {
+    // Addresses that differ in one word only, so that nothing can go by the other alone.
+    return [1_000_000 + (index >> 4), 1 + (index & 15)]
   }
 
   async loadNode(segment: number, slot: number): Promise<Uint32Array> {

@@ -656,6 +656,63 @@ t.test('a node that its only map has replaced makes room for others', async (t) 
   t.equal(tables.loadCount, loadsBefore)
 })
 
+t.test('a leaf that its only map replaces is taken, not copied, unless it is lent', async (t) => {
+  const store = new NodeStore()
+  const tables = makeTables(store, 64 * NODE_BYTES)
+  const root = emptyRoot()
+  let segment = 0
+  /** Writes block 0, and the leaf; resolves to the leaf's entries and its address. */
+  const rewrite = async (): Promise<{ entries: Uint32Array | null; at: [number, number] }> => {
+    segment += 1
+    await apply(tables, root, 1, { start: 0, end: 1, kind: KIND_BLOCK, segment, slot: 1 })
+    const written = store.writtenCount
+    tables.flushAll(store)
+    const at = store.addressOf(written)
+    return { entries: tables.recallNode(...at), at }
+  }
+  const first = await rewrite()
+  const second = await rewrite()
+  t.equal(second.entries, first.entries)
+  const lent = await tables.readNode(...second.at, 0)
+  t.equal(lent, second.entries)
+  const third = await rewrite()
+  t.not(third.entries, lent)
+  t.equal(lent[0], 2, 'who has it sees what was written')
+  t.equal((await rewrite()).entries, third.entries)
+})
+
+t.test('a walk of what was written does not see what is written beside it', async (t) => {
+  const leafCount = 200
+  const store = new NodeStore()
+  const root = emptyRoot()
+  const write = (tables: PageTables, index: number, segment: number): Promise<void> =>
+    apply(tables, root, 1, {
+      ...{ start: 512 * index, end: 512 * index + 1 },
+      ...{ kind: KIND_BLOCK, segment, slot: 1 },
+    })
+  const tables: PageTables = new PageTables({
+    nodeCacheBytes: 2 * leafCount * NODE_BYTES,
+    source: store,
+    pause: async () => {
+      for (let index = 0; index < leafCount; index += 1) await write(tables, index, 9_999)
+    },
+  })
+  for (let index = 0; index < leafCount; index += 1) await write(tables, index, 1 + index)
+  tables.flushAll(store)
+  const address = rootAddress(root)
+  assert.ok(address !== null)
+  const seen: number[] = []
+  await tables.walk(rootAt(address.segment, address.slot), {
+    enterNode: () => true,
+    blocks: (segment) => seen.push(segment),
+  })
+  const expected = Array.from({ length: leafCount }, (_, index) => 1 + index)
+  t.same(
+    seen.sort((a, b) => a - b),
+    expected,
+  )
+})
+
 t.test('trimming whole subtrees loads the paths to its ends only', async (t) => {
   const store = new NodeStore()
   const tables = makeTables(store)
