@@ -13,6 +13,8 @@ export interface Workload {
   isBuffered?: true
   /** A flush after so many requests, all along. */
   flushEvery?: number
+  /** By nbd-load instead: see the head of its source. */
+  hasLightClient?: true
 }
 
 /** What the load goes to: the URI of an NBD export, or a file or device with Linux's own AIO. */

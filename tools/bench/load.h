@@ -62,9 +62,11 @@ static uint64_t begin_request(uint32_t slot, uint8_t *data, double at)
 {
   const uint64_t block = load.is_ordered ? load.next_block++ : next_random();
   if (load.is_write) {
-    uint64_t *words = (uint64_t *)data;
-    for (uint32_t index = 0; index < load.block_bytes / 8; index += 1)
-      words[index] = next_random();
+    for (uint32_t at_byte = 0; at_byte < load.block_bytes; at_byte += 8) {
+      const uint64_t word = next_random();
+      /* Behind a header of its protocol, data is aligned to nothing. */
+      memcpy(data + at_byte, &word, sizeof word);
+    }
   }
   load.begun_at[slot] = at;
   return block % load.block_count * load.block_bytes;

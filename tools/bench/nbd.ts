@@ -3,6 +3,7 @@
  * taken by itself, against the best mode of each of the others, and the median of those is shown.
  */
 import { GIB, MIB, formatSize } from '../../src/base/units.ts'
+import { buildLoad, programLoad } from './c-load.ts'
 import {
   coldestRead,
   cpuTable,
@@ -22,6 +23,13 @@ import { contendersOf, isInstalled, NBD_CONTENDERS, startService } from './serve
 import type { Contender, NbdService } from './servers.ts'
 import { median, withSpread } from './statistics.ts'
 
+/** Those of the comparison; small requests also by a client that is not busy before the server. */
+const WORKLOADS: readonly Workload[] = COMPARED_WORKLOADS.flatMap((workload) =>
+  workload.blockSizes === '4k' && workload.flushEvery === undefined
+    ? [workload, { ...workload, name: `${workload.name}, light client`, hasLightClient: true }]
+    : [workload],
+)
+
 /** Written by each run of a first write, beyond what is filled and what earlier rounds wrote. */
 const FIRST_WRITE_BYTES: number = 512 * MIB
 const QUICK_FIRST_WRITE_BYTES: number = 16 * MIB
@@ -36,6 +44,8 @@ interface Sizes {
 }
 
 interface Prepared {
+  /** The light client, compiled. */
+  program: string
   services: NbdService[]
   work: EqualWork[]
   sizes: Sizes
@@ -46,14 +56,15 @@ export async function benchNbd(options: BenchOptions): Promise<BenchReport> {
   const contenders = installed(contendersOf(NBD_CONTENDERS, options.only), options)
   const firstWriteBytes = options.isQuick ? QUICK_FIRST_WRITE_BYTES : FIRST_WRITE_BYTES
   const filledBytes = options.sizeBytes ?? (options.isQuick ? 64 * MIB : GIB)
-  const firstWriteCount = COMPARED_WORKLOADS.filter(isFirstWrite).length * options.rounds
+  const firstWriteCount = WORKLOADS.filter(isFirstWrite).length * options.rounds
   const sizes = {
     filledBytes,
     firstWriteBytes,
     diskBytes: filledBytes + firstWriteCount * firstWriteBytes,
   }
   const pageCache = await measurePageCache(options.folder, options.isQuick)
-  const prepared: Prepared = { services: [], work: [], sizes, pageCache }
+  const program = await buildLoad(options.folder, 'nbd-load')
+  const prepared: Prepared = { program, services: [], work: [], sizes, pageCache }
   try {
     for (const contender of contenders) await prepare(contender, prepared, options)
     const measured = await measure(prepared, options)
@@ -90,17 +101,20 @@ export async function fillDisk(uri: string, sizeBytes: number): Promise<void> {
   await fio(uri, workload, { sizeBytes, flushAtEnd: true, seed: 7 })
 }
 
-function subjectsOf(services: readonly NbdService[]): Subject[] {
+function subjectsOf({ services, program }: Prepared): Subject[] {
   return services.map(({ contender, uri, server }) => {
     const { name, family } = contender
-    return { name, family, server, load: fioLoad(uri) }
+    const [byFio, byLightClient] = [fioLoad(uri), programLoad(program, uri)]
+    const load: Subject['load'] = (workload, limits) =>
+      workload.hasLightClient === true ? byLightClient(workload, limits) : byFio(workload, limits)
+    return { name, family, server, load }
   })
 }
 
 function measure(prepared: Prepared, options: BenchOptions): Promise<Measured> {
   const { services, sizes } = prepared
-  return measureRounds(subjectsOf(services), {
-    workloads: COMPARED_WORKLOADS,
+  return measureRounds(subjectsOf(prepared), {
+    workloads: WORKLOADS,
     rounds: options.rounds,
     folder: options.folder,
     say: options.say,
@@ -128,7 +142,7 @@ function limitsOf(workload: Workload, round: number, sizes: Sizes, seconds: numb
   const seed = round + 1
   if (!isFirstWrite(workload)) return { sizeBytes: sizes.filledBytes, seconds, seed }
   const { filledBytes, firstWriteBytes } = sizes
-  const workloads = COMPARED_WORKLOADS.filter(isFirstWrite)
+  const workloads = WORKLOADS.filter(isFirstWrite)
   const index = round * workloads.length + workloads.indexOf(workload)
   return {
     offsetBytes: filledBytes + index * firstWriteBytes,
@@ -163,7 +177,7 @@ function describe(prepared: Prepared, measured: Measured, options: BenchOptions)
   const ours = services.at(0)
   const volatile = services.filter(({ contender }) => contender.isVolatile === true)
   const withoutRatio = new Set(volatile.map(({ contender }) => contender.family))
-  const comparison = { subjects: subjectsOf(services), withoutRatio, measured }
+  const comparison = { subjects: subjectsOf(prepared), withoutRatio, measured }
   const modes = subjectTable(
     'Every mode',
     comparison,

@@ -101,7 +101,8 @@ async function startVarve(home: string, sizeBytes: number): Promise<StartedServi
   }
 }
 
-async function reclaim(pool: string): Promise<void> {
+/** Of a served pool. */
+export async function reclaim(pool: string): Promise<void> {
   const service = new HttpService(join(pool, 'control.sock'))
   try {
     await service.reclaim({})

@@ -7,10 +7,12 @@ import { join } from 'node:path'
 import { buildInitramfs, findGuestKernel } from '../../test/interop/guest-kernel.ts'
 import { run } from '../command.ts'
 import { projectRoot } from '../project.ts'
+import { loadWords, resultOf } from './c-load.ts'
 import type { FioLimits, FioResult, Workload } from './fio.ts'
 import {
   BESIDE_OTHERS,
   qcow2Nodes,
+  reclaim,
   serveVarve,
   startStorageDaemon,
   varve,
@@ -45,7 +47,7 @@ async function startVarve(home: string, sizeBytes: number): Promise<StartedServi
     description: 'varve serve --settle off --vhost-user, checksums verified on read',
     uri: varveUri(pool, 'disk'),
     server: await serveVarve(pool, ...BESIDE_OTHERS, '--vhost-user', sockets),
-    tidy: () => Promise.resolve(),
+    tidy: () => reclaim(pool),
   }
 }
 
@@ -75,60 +77,6 @@ function storageDaemon(cache: 'writeback' | 'none', aio: 'threads' | 'io_uring')
         tidy: () => Promise.resolve(),
       }
     },
-  }
-}
-
-/** Compiles one of the programs in C beside this file; resolves to its path. */
-export async function buildLoad(folder: string, name: string, ...flags: string[]): Promise<string> {
-  const program = join(folder, name)
-  const source = join(projectRoot, 'tools/bench', `${name}.c`)
-  await run('cc', ['-O2', '-Wall', '-Wextra', '-Werror', ...flags, '-o', program, source])
-  return program
-}
-
-/** The words that both programs take after the place of the disk. */
-function loadWords(workload: Workload, limits: FioLimits): string[] {
-  const { pattern, blockSizes, queueDepth } = workload
-  const unit = blockSizes.endsWith('m') ? 1024 * 1024 : 1024
-  return [
-    pattern.endsWith('write') ? 'write' : 'read',
-    String(limits.sizeBytes),
-    String(Number.parseInt(blockSizes, 10) * unit),
-    String(queueDepth),
-    String(limits.seconds),
-    String(limits.seed ?? 1),
-    pattern.startsWith('rand') ? 'random' : 'ordered',
-  ]
-}
-
-interface LoadResult {
-  operationCount: number
-  latencyMedianUs: number
-  latency99Us: number
-}
-
-function resultOf(line: string, words: readonly string[]): FioResult {
-  const { operationCount, latencyMedianUs, latency99Us } = JSON.parse(line) as LoadResult
-  const [blockBytes, seconds] = [Number(words[2]), Number(words[4])]
-  if (operationCount === 0) throw new Error('the load moved nothing')
-  return {
-    iops: operationCount / seconds,
-    bytesPerSecond: (operationCount * blockBytes) / seconds,
-    movedBytes: operationCount * blockBytes,
-    operationCount,
-    latencyMedianUs,
-    latency99Us,
-  }
-}
-
-/** A subject's load by the front end without a guest. */
-export function frontEndLoad(
-  program: string,
-  socketPath: string,
-): (workload: Workload, limits: FioLimits) => Promise<FioResult> {
-  return async (workload, limits) => {
-    const words = loadWords(workload, limits)
-    return resultOf((await run(program, [socketPath, ...words])).stdout, words)
   }
 }
 

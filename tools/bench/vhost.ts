@@ -5,6 +5,7 @@
  */
 import { GIB, MIB, formatSize } from '../../src/base/units.ts'
 import { run } from '../command.ts'
+import { buildLoad, programLoad } from './c-load.ts'
 import { cpuTable, ratiosTo, ratioTable, type Comparison } from './comparison.ts'
 import { verifyEqualWork } from './equal-work.ts'
 import { COMPARED_WORKLOADS, fioLoad, type FioResult, type Workload } from './fio.ts'
@@ -13,7 +14,7 @@ import type { Bar, BenchOptions, BenchReport } from './report.ts'
 import { measureRounds, type Measured, type Run, type Subject } from './rounds.ts'
 import { contendersOf, startService, type NbdService } from './servers.ts'
 import { median } from './statistics.ts'
-import { buildLoad, frontEndLoad, prepareGuest, runInGuest } from './vhost-subjects.ts'
+import { prepareGuest, runInGuest } from './vhost-subjects.ts'
 import { VHOST_CONTENDERS, type Guest, type VhostContender } from './vhost-subjects.ts'
 
 const NBD = 'varve over NBD'
@@ -48,7 +49,7 @@ export async function benchVhost(options: BenchOptions): Promise<BenchReport> {
     for (const { service, socketPath } of prepared.disks) {
       const { contender, uri, server } = service
       const { name, family } = contender
-      prepared.subjects.push({ name, family, server, load: frontEndLoad(program, socketPath) })
+      prepared.subjects.push({ name, family, server, load: programLoad(program, socketPath) })
       if (family !== 'varve') continue
       prepared.subjects.push({ name: NBD, family: NBD, server, load: fioLoad(uri) })
     }
@@ -73,6 +74,10 @@ async function prepare(
   await verifyEqualWork(service.uri, options.folder, sizes, false)
 }
 
+async function tidyAll({ disks }: Prepared): Promise<void> {
+  for (const { service } of disks) await service.tidy()
+}
+
 function measureAlone(prepared: Prepared, options: BenchOptions): Promise<Measured> {
   return measureRounds(prepared.subjects, {
     workloads: WORKLOADS,
@@ -84,9 +89,10 @@ function measureAlone(prepared: Prepared, options: BenchOptions): Promise<Measur
       seconds: options.seconds,
       seed: round + 1,
     }),
-    whenMeasured: (_workload, measured) => {
+    whenMeasured: async (workload, measured) => {
       options.keep(describe(prepared, measured, new Map()))
-      return Promise.resolve()
+      // As in `bench nbd`: what a server by itself does when nobody asks anything of it.
+      if (workload.pattern.includes('write')) await tidyAll(prepared)
     },
   })
 }
@@ -108,6 +114,7 @@ async function measureInGuest(
       const { sizeBytes } = prepared
       options.say(`a guest on ${name}, round ${round + 1} of ${options.rounds}`)
       await fillDisk(service.uri, sizeBytes)
+      await service.tidy()
       await run('sync', ['-f', options.folder])
       const limits = { sizeBytes, seconds: options.seconds, seed: round + 1 }
       const loads = GUEST_WORKLOADS.map((workload) => ({ workload, limits }))
