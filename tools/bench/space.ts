@@ -39,9 +39,14 @@ export async function benchSpace(options: BenchOptions): Promise<BenchReport> {
     rows.push(await measure(method, images, options.folder))
   }
   const measured = new Set(rows.map((row) => row.name))
-  rows.push(...earlier.filter((row) => !measured.has(row.name)))
+  const taken = earlier.filter((row) => !measured.has(row.name))
+  rows.push(...taken)
   rows.sort((a, b) => orderOf(a.name) - orderOf(b.name))
-  return { tables: [tableOf(facts, rows)], notes: [noteOf(facts)], json: { images: facts, rows } }
+  return {
+    tables: [tableOf(facts, rows)],
+    notes: taken.length === 0 ? [noteOf(facts)] : [noteOf(facts), noteOfTaken(taken)],
+    json: { images: facts, rows, takenNames: taken.map(({ name }) => name) },
+  }
 }
 
 function methodsOf(only: readonly string[] | undefined): readonly SpaceMethod[] {
@@ -117,6 +122,11 @@ function noteOf(facts: readonly ImageFacts[]): string {
     `${facts.length} images with ${formatSize(sumOf(facts))} allocated in all. ÷ ours: beside ` +
     'our row of the same class of codec: none; lz4, lzo; zstd, zlib, gzip.'
   )
+}
+
+function noteOfTaken(rows: readonly SpaceRow[]): string {
+  const names = rows.map(({ name }) => name).join(', ')
+  return `Of an earlier run on the very same images: ${names}.`
 }
 
 function sumOf(facts: readonly ImageFacts[]): number {
