@@ -86,10 +86,10 @@ export class DirtyNodes {
    * A dirty copy of a node of any state that still has entries, to take its place in a map; it
    * shares the dirty children.
    *
-   * A clean node of the same epoch is in no other map: the cache lets go of it, and a leaf's entries
-   * are not copied but taken, which spares the collector a page for each leaf and checkpoint. Who
-   * walks a map meanwhile has raised the epoch, or has borrowed the leaf from the cache: reclaim,
-   * which walks the last checkpoint's maps while guests write on.
+   * A clean node of the same epoch is in no other map: the cache lets go of it, and a leaf's
+   * entries are not copied but taken, which spares the collector a page for each leaf and
+   * checkpoint. Who walks a map meanwhile has raised the epoch, or has borrowed the leaf from the
+   * cache: reclaim, which walks the last checkpoint's maps while guests write on.
    */
   copy(node: MapNode, epoch: number): MapNode {
     const isOwn = !node.dirty && node.epoch === epoch
