@@ -170,8 +170,8 @@ function makeDocument(folder: string): number {
 
 async function measure(name: string, common: Common, isJson: boolean): Promise<BenchRecord> {
   const { rounds, seconds, isQuick, outFolder, parentFolder } = common
-  const recordOf = beginRecord({ benchmark: name, rounds, seconds, isQuick })
   const folder = mkdtempSync(join(parentFolder, 'varve-bench-'))
+  const recordOf = beginRecord({ benchmark: name, rounds, seconds, isQuick }, folder)
   const remove = (): void => rmSync(folder, { recursive: true, force: true, maxRetries: 3 })
   let soFar: BenchRecord | null = null
   const keep = (report: BenchReport, isComplete: boolean): BenchRecord => {

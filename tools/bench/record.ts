@@ -42,9 +42,13 @@ export interface RunFacts {
   isQuick: boolean
 }
 
-/** Called once before anything is measured; the result makes records of reports. */
+/**
+ * Called once before anything is measured; the result makes records of reports. `folder` is where
+ * the benchmark puts what it makes: in the record it is called `.`.
+ */
 export function beginRecord(
   facts: RunFacts,
+  folder: string,
 ): (report: BenchReport, isComplete: boolean) => BenchRecord {
   const startedAt = new Date().toISOString().slice(0, 16).replace('T', ' ')
   const [loadAtStart] = loadavg()
@@ -62,8 +66,12 @@ export function beginRecord(
     bars,
     plots,
     notes,
-    ...json,
+    ...named(json, folder),
   })
+}
+
+function named(json: Record<string, unknown>, folder: string): Record<string, unknown> {
+  return JSON.parse(JSON.stringify(json).replaceAll(folder, '.')) as Record<string, unknown>
 }
 
 /** Replaces what is there at once: an interruption leaves the one or the other. */
