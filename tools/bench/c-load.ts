@@ -1,5 +1,6 @@
 /** The programs in C beside this file that put load on a disk, each told the same words. */
 import { join } from 'node:path'
+import { KIB, MIB } from '../../src/base/units.ts'
 import { run } from '../command.ts'
 import { projectRoot } from '../project.ts'
 import type { FioLimits, FioResult, Workload } from './fio.ts'
@@ -15,7 +16,7 @@ export async function buildLoad(folder: string, name: string, ...flags: string[]
 /** The words that all of them take after the place of the disk. */
 export function loadWords(workload: Workload, limits: FioLimits): string[] {
   const { pattern, blockSizes, queueDepth } = workload
-  const unit = blockSizes.endsWith('m') ? 1024 * 1024 : 1024
+  const unit = blockSizes.endsWith('m') ? MIB : KIB
   return [
     pattern.endsWith('write') ? 'write' : 'read',
     String(limits.sizeBytes),

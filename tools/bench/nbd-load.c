@@ -5,17 +5,14 @@
  *
  * URI: nbd+unix:///EXPORT?socket=PATH. Requests of BLOCK bytes within the first SIZE, DEPTH at a
  * time, simple replies. It takes what has arrived with one call, and sends all requests that this
- * has made room for with another: fio's engine has several calls for each request, and is busy
- * before a server is that answers many at once. The first second is not counted. Prints one line of
- * JSON; any failed request ends it with 1.
+ * has made room for with another: fio's engine has several calls for each request, and may be what
+ * is measured. The first second is not counted. Prints one line of JSON; any failed request ends it
+ * with 1.
  */
 #define _GNU_SOURCE
 #include <endian.h>
-#include <errno.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 #include "load.h"
+#include "unix-socket.h"
 
 /* The NBD protocol, https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md. */
 #define INIT_MAGIC 0x4e42444d41474943ull
@@ -109,13 +106,7 @@ static void connect_to(const char *uri, char *name)
   if (strncmp(uri, scheme, strlen(scheme)) != 0 || path == NULL) die("no such URI: %s", uri);
   const char *begin = uri + strlen(scheme);
   snprintf(name, NAME_BYTES_MAX + 1, "%.*s", (int)(path - begin), begin);
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
-  path += strlen("?socket=");
-  if (strlen(path) >= sizeof address.sun_path) die("the socket's path is too long");
-  strcpy(address.sun_path, path);
-  client.socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (connect(client.socket, (struct sockaddr *)&address, sizeof address) != 0)
-    die("connect: %s", strerror(errno));
+  client.socket = connect_to_path(path + strlen("?socket="));
 }
 
 static void negotiate(const char *name)

@@ -19,7 +19,7 @@ import { describePageCache, measurePageCache, type PageCacheRates } from './page
 import { memoryOf } from './process-cost.ts'
 import type { Bar, BenchOptions, BenchReport, BenchTable } from './report.ts'
 import { measureRounds, rateOf, unitOf, type Measured, type Subject } from './rounds.ts'
-import { contendersOf, isInstalled, NBD_CONTENDERS, startService } from './servers.ts'
+import { contendersOf, isInstalled, NBD_CONTENDERS, startService, tidyAfter } from './servers.ts'
 import type { Contender, NbdService } from './servers.ts'
 import { median, withSpread } from './statistics.ts'
 
@@ -126,10 +126,7 @@ function measure(prepared: Prepared, options: BenchOptions): Promise<Measured> {
     },
     whenMeasured: async (workload, measured) => {
       options.keep(describe(prepared, measured, options))
-      // Space that was overwritten; a server by itself does it when nobody asks anything of it.
-      if (workload.pattern.includes('write')) {
-        for (const service of services) await service.tidy()
-      }
+      await tidyAfter(workload, services)
     },
   })
 }

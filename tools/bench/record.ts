@@ -66,11 +66,11 @@ export function beginRecord(
     bars,
     plots,
     notes,
-    ...named(json, folder),
+    ...withoutFolder(json, folder),
   })
 }
 
-function named(json: Record<string, unknown>, folder: string): Record<string, unknown> {
+function withoutFolder(json: Record<string, unknown>, folder: string): Record<string, unknown> {
   return JSON.parse(JSON.stringify(json).replaceAll(folder, '.')) as Record<string, unknown>
 }
 

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { HttpService } from '../../src/api/http-service.ts'
 import { run, Server } from '../command.ts'
 import { varveCommand } from '../project.ts'
+import type { Workload } from './fio.ts'
 
 export interface NbdService {
   contender: Contender
@@ -109,6 +110,15 @@ export async function reclaim(pool: string): Promise<void> {
   } finally {
     await service.close()
   }
+}
+
+/** After a workload that writes: all services tidy, outside of the time. */
+export async function tidyAfter(
+  workload: Workload,
+  services: readonly NbdService[],
+): Promise<void> {
+  if (!workload.pattern.includes('write')) return
+  for (const service of services) await service.tidy()
 }
 
 /** Runs one command on a pool and resolves to its standard output. */
@@ -233,6 +243,7 @@ async function startNbdkit(
   return { description, uri: `nbd+unix:///?socket=${socket}`, server, tidy: nothing }
 }
 
-function nothing(): Promise<void> {
+/** The `tidy` of those that do nothing for themselves. */
+export function nothing(): Promise<void> {
   return Promise.resolve()
 }

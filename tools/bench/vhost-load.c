@@ -17,10 +17,9 @@
 #include <stddef.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include "load.h"
+#include "unix-socket.h"
 
 /* Linux, docs/interop/vhost-user.rst of QEMU. */
 enum {
@@ -194,12 +193,7 @@ static void negotiate(void)
 
 static void set_up(const char *path)
 {
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
-  if (strlen(path) >= sizeof address.sun_path) die("the path is too long: %s", path);
-  strcpy(address.sun_path, path);
-  device.socket = socket(AF_UNIX, SOCK_STREAM, 0);
-  if (connect(device.socket, (struct sockaddr *)&address, sizeof address) != 0)
-    die("cannot connect to %s: %s", path, strerror(errno));
+  device.socket = connect_to_path(path);
   device.kick = eventfd(0, 0);
   device.call = eventfd(0, 0);
   device.memory = memfd_create("vhost-load", 0);

@@ -11,6 +11,7 @@ import { loadWords, resultOf } from './c-load.ts'
 import type { FioLimits, FioResult, Workload } from './fio.ts'
 import {
   BESIDE_OTHERS,
+  nothing,
   qcow2Nodes,
   reclaim,
   serveVarve,
@@ -74,7 +75,7 @@ function storageDaemon(cache: 'writeback' | 'none', aio: 'threads' | 'io_uring')
         description: `qemu-storage-daemon ${nodes.join(' ')}`.replaceAll(home, '.'),
         uri: `nbd+unix:///disk?socket=${socket}`,
         server,
-        tidy: () => Promise.resolve(),
+        tidy: nothing,
       }
     },
   }

@@ -12,7 +12,7 @@ import { COMPARED_WORKLOADS, fioLoad, type FioResult, type Workload } from './fi
 import { fillDisk } from './nbd.ts'
 import type { Bar, BenchOptions, BenchReport } from './report.ts'
 import { measureRounds, type Measured, type Run, type Subject } from './rounds.ts'
-import { contendersOf, startService, type NbdService } from './servers.ts'
+import { contendersOf, startService, tidyAfter, type NbdService } from './servers.ts'
 import { median } from './statistics.ts'
 import { prepareGuest, runInGuest } from './vhost-subjects.ts'
 import { VHOST_CONTENDERS, type Guest, type VhostContender } from './vhost-subjects.ts'
@@ -74,10 +74,6 @@ async function prepare(
   await verifyEqualWork(service.uri, options.folder, sizes, false)
 }
 
-async function tidyAll({ disks }: Prepared): Promise<void> {
-  for (const { service } of disks) await service.tidy()
-}
-
 function measureAlone(prepared: Prepared, options: BenchOptions): Promise<Measured> {
   return measureRounds(prepared.subjects, {
     workloads: WORKLOADS,
@@ -91,8 +87,10 @@ function measureAlone(prepared: Prepared, options: BenchOptions): Promise<Measur
     }),
     whenMeasured: async (workload, measured) => {
       options.keep(describe(prepared, measured, new Map()))
-      // As in `bench nbd`: what a server by itself does when nobody asks anything of it.
-      if (workload.pattern.includes('write')) await tidyAll(prepared)
+      await tidyAfter(
+        workload,
+        prepared.disks.map(({ service }) => service),
+      )
     },
   })
 }

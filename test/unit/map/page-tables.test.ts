@@ -685,11 +685,10 @@ t.test('a walk of what was written does not see what is written beside it', asyn
   const leafCount = 200
   const store = new NodeStore()
   const root = emptyRoot()
-  const write = (tables: PageTables, index: number, segment: number): Promise<void> =>
-    apply(tables, root, 1, {
-      ...{ start: 512 * index, end: 512 * index + 1 },
-      ...{ kind: KIND_BLOCK, segment, slot: 1 },
-    })
+  const write = (tables: PageTables, index: number, segment: number): Promise<void> => {
+    const start = 512 * index
+    return apply(tables, root, 1, { start, end: start + 1, kind: KIND_BLOCK, segment, slot: 1 })
+  }
   const tables: PageTables = new PageTables({
     nodeCacheBytes: 2 * leafCount * NODE_BYTES,
     source: store,

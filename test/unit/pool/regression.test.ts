@@ -41,9 +41,7 @@ async function readImage(world: SimWorld): Promise<number | string> {
 /** Imports of one block each: segments that a look at the space taken has to ask about. */
 async function importMany(world: SimWorld, count: number): Promise<void> {
   for (let i = 0; i < count; i += 1) {
-    const bulk = await world.run(world.pool.beginImport({ name: `image${i}`, sizeBytes: MIB }))
-    await world.run(bulk.write(0, new Uint8Array(BLOCK).fill(1)))
-    await world.run(bulk.commit())
+    await world.importVolume(`image${i}`, new Uint8Array(BLOCK).fill(1))
   }
 }
 

@@ -65,9 +65,7 @@ async function fill(world: SimWorld): Promise<void> {
   await world.run(pool.reclaim())
   await world.run(pool.clone('a@s', ['c']))
   await write(world, 'c', 5, contentOf(12, 3))
-  const bulk = await world.run(pool.beginImport({ name: 'i', sizeBytes: MIB }))
-  await world.run(bulk.write(0, contentOf(40, 1)))
-  await world.run(bulk.commit())
+  await world.importVolume('i', contentOf(40, 1))
   await write(world, 'a', 60, new Uint8Array(20 * BLOCK).fill(9))
   await write(world, 'a', 60, contentOf(20, 4))
 }

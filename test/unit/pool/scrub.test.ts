@@ -150,9 +150,7 @@ t.test(
     const content = contentOf(20, 6)
     await newVolume(world, 'a', content)
     const other = contentOf(20, 9)
-    const bulk = await world.run(world.pool.beginImport({ name: 'i', sizeBytes: MIB }))
-    await world.run(bulk.write(0, other))
-    await world.run(bulk.commit())
+    await world.importVolume('i', other)
     // Seals the log segment.
     await world.run(world.pool.reclaim())
     await reopen(world)
@@ -282,9 +280,7 @@ t.test(
     const world = await newWorld(4)
     const content = contentOf(30, 9)
     await newVolume(world, 'a', content)
-    const bulk = await world.run(world.pool.beginImport({ name: 'i', sizeBytes: MIB }))
-    await world.run(bulk.write(0, contentOf(40, 8)))
-    await world.run(bulk.commit())
+    await world.importVolume('i', contentOf(40, 8))
     // Seals what is open, and punches nothing.
     await scrub(world)
     await world.close()

@@ -1,5 +1,6 @@
 /** A pool in a simulated world, for tests that look at one property at a time. */
 import type { Checksum } from '../../../src/base/checksum.ts'
+import { MIB } from '../../../src/base/units.ts'
 import type { ExportTarget, TargetCompletion } from '../../../src/export/target.ts'
 import { openChecksum } from '../../../src/io/open-io.ts'
 import { SimIo } from '../../../src/io/sim-io.ts'
@@ -73,6 +74,13 @@ export class SimWorld {
     this.io.crash({ kind })
     this.io = this.io.reboot()
     await this.open()
+  }
+
+  /** A volume of one MiB, of which an import has written the beginning. */
+  async importVolume(name: string, bytes: Uint8Array): Promise<void> {
+    const bulk = await this.run(this.pool.beginImport({ name, sizeBytes: MIB }))
+    await this.run(bulk.write(0, bytes))
+    await this.run(bulk.commit())
   }
 
   disk(name: string): SimClient {

@@ -16,9 +16,7 @@ void t.test('a replay keeps its file, however many others are opened beside it',
   const { pool } = world
   await world.run(pool.create({ name: 'a', sizeBytes: 64 * MIB }))
   for (let i = 1; i <= IMPORT_COUNT; i += 1) {
-    const bulk = await world.run(pool.beginImport({ name: `image${i}`, sizeBytes: MIB }))
-    await world.run(bulk.write(0, new Uint8Array(MIB).fill(i)))
-    await world.run(bulk.commit())
+    await world.importVolume(`image${i}`, new Uint8Array(MIB).fill(i))
   }
   await world.run(pool.checkpoint())
   const a = world.disk('a')
